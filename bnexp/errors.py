@@ -1,0 +1,100 @@
+"""Every error that bnexp raises on purpose.
+
+::
+
+    BnexpError
+      UsageError              the command asks for something that cannot be done
+        SpecError             the YAML file or an override is wrong; carries every Problem at once
+        DataError             a data set is missing, malformed or unusable
+        ResultsError          a results folder is missing, empty or belongs to another study
+        DeviceUnavailable     the device that was asked for is not there
+      DamagedResults          a results folder is damaged, or newer than this version
+      StorageError            the disk refused a write
+      FolderInUse             another process is writing into the results folder
+      DeviceLost              the device failed or ran out of memory while training
+      TrainingFailed          a shard raised: a bug, the other shards are kept
+
+The command line maps these classes to exit codes; nothing else does.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class BnexpError(Exception):
+    """Base class: the message says what is wrong, where, and what to do next."""
+
+
+class UsageError(BnexpError):
+    """The command asks for something that cannot be done as asked."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a spec.
+
+    ``where`` is ``file:line:column`` or ``override 'text'``; ``path`` the dotted field; ``line`` and ``column`` (from 1)
+    locate the source line that is shown with a caret.
+    """
+
+    where: str
+    path: str
+    message: str
+    line: str | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        field = f"{self.path}: " if self.path else ""
+        text = f"{self.where}: error: {field}{self.message}"
+        if self.line is None or self.column is None:
+            return text
+        return f"{text}\n    {self.line}\n    {' ' * (self.column - 1)}^"
+
+
+class SpecError(UsageError):
+    """A spec or an override is wrong; all problems are reported together."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class DataError(UsageError):
+    """A data set is missing, malformed or unusable."""
+
+
+class ResultsError(UsageError):
+    """A results folder is missing, empty, or belongs to another study."""
+
+
+class DeviceUnavailable(UsageError):
+    """The device that was asked for is not there."""
+
+
+class DamagedResults(BnexpError):
+    """A results folder is damaged, or was written by a newer version."""
+
+
+class StorageError(BnexpError):
+    """The disk refused a write."""
+
+
+class FolderInUse(BnexpError):
+    """Another process is writing into the results folder."""
+
+
+class DeviceLost(BnexpError):
+    """The device failed or ran out of memory while training."""
+
+
+class TrainingFailed(BnexpError):
+    """A shard raised an exception; finished shards are kept."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the closest known word, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,475 @@
+"""A YAML file and overrides to a Spec: axes, variants, and every mistake at once.
+
+Values become lists of alternatives *before* they are validated, one by one, so that each message names exactly the value
+that is wrong and where it stands.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from bnexp import source
+from bnexp.errors import Problem, SpecError, did_you_mean
+from bnexp.source import Document, FieldPath
+from bnexp.spec import (
+    DEFAULT_MEASURES,
+    DEFAULT_SEEDS,
+    LATER_MEASURES,
+    MEASURES,
+    SECTIONS,
+    Claim,
+    Setting,
+    Spec,
+    StudyFields,
+    contradictions,
+    is_axis,
+    is_safe_name,
+    leaf,
+    setting_fields,
+)
+
+TOP = ("name", "question", "data", "model", "train", "seeds", *StudyFields.model_fields, "measure", "variants", "claims")
+MAX_SETTINGS = 100_000  # assumption: a larger grid is a mistake; refused before it is built
+
+Locate = Callable[..., Problem]  # (message, at_key=False) -> Problem
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A value as it was written, with its dotted path and a way to point at it."""
+
+    value: Any
+    path: str
+    locate: Callable[[str, FieldPath, bool], Problem]
+
+    def problem(self, message: str, inner: FieldPath = (), at_key: bool = False) -> Problem:
+        return self.locate(message, inner, at_key)
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
+    """Read a spec file, apply ``key=value`` overrides, and resolve it; raise SpecError with every problem."""
+    path = Path(path)
+    document = source.read_file(path)
+    return resolve(document, overrides, default_name=path.stem, folder=path.parent)
+
+
+def resolve(document: Document, overrides: Sequence[str], default_name: str, folder: Path) -> Spec:
+    """Resolve a parsed document; ``folder`` is where relative data paths start."""
+    return _Resolver(document, overrides, default_name, folder).spec()
+
+
+class _Resolver:
+    """Collects problems while it turns a document into a Spec."""
+
+    def __init__(self, document: Document, overrides: Sequence[str], default_name: str, folder: Path) -> None:
+        self.document, self.folder, self.default_name = document, folder, default_name
+        self.problems: list[Problem] = []
+        self.given: dict[str, _Given] = {}  # dotted path of a field -> what was written
+        self._read_document()
+        for text in overrides:
+            self._read_override(text)
+
+    # --- what was written ---------------------------------------------------------------------------------------------
+
+    def _read_document(self) -> None:
+        data = self.document.data
+        if data is None:
+            data = {}
+        if not isinstance(data, dict):
+            self.problems.append(self.document.problem((), "a spec is a mapping of fields to values"))
+            return
+        for key, value in data.items():
+            if key not in TOP:
+                self._unknown(self._in_file((key,)), key, TOP)
+            elif key in SECTIONS:
+                self.given.update(self._section(key, value, (key,)))
+            else:
+                self.given[key] = self._in_file((key,), value)
+
+    def _in_file(self, path: FieldPath, value: Any = None, dotted: str | None = None) -> _Given:
+        def locate(message: str, inner: FieldPath, at_key: bool) -> Problem:
+            return self.document.problem((*path, *inner), message, at_key=at_key, dotted=dotted)
+
+        shown = ".".join(str(part) for part in path) if dotted is None else dotted
+        return _Given(value, shown, locate)
+
+    def _section(self, section: str, value: Any, path: FieldPath) -> dict[str, _Given]:
+        """The fields of data, model or train; ``data: digits`` is short for ``data: {name: digits}``."""
+        if section == "data" and (isinstance(value, str) or _is_list_of_text(value)):
+            return {"data.name": self._in_file(path, value)}
+        if not isinstance(value, dict):
+            self.problems.append(self.document.problem(path, "a mapping of fields to values is expected"))
+            return {}
+        found = {}
+        for key, item in value.items():
+            given = self._in_file((*path, key), item, f"{section}.{key}")
+            if key not in SECTIONS[section].model_fields:
+                self._unknown(given, key, SECTIONS[section].model_fields)
+            else:
+                found[f"{section}.{key}"] = given
+        return found
+
+    def _read_override(self, text: str) -> None:
+        def locate(message: str, inner: FieldPath, at_key: bool) -> Problem:
+            return Problem(f"override {text!r}", "", message)
+
+        key, equals, written = text.partition("=")
+        if not equals:
+            self.problems.append(locate("expected key=value, such as train.lr=0.1", (), False))
+            return
+        try:
+            items = source.parse(f"[{written}]", "override").data
+        except SpecError as error:
+            self.problems.append(locate(error.problems[0].message, (), False))
+            return
+        if not items:
+            self.problems.append(locate(f"{key} has no value", (), False))
+            return
+        key = "data.name" if key == "data" else key
+        given = _Given(items[0] if len(items) == 1 else items, key, locate)
+        paths = [f"{section}.{name}" for section, name, _ in setting_fields()]
+        top = [name for name in TOP if name not in SECTIONS]
+        if key in paths or key in top:
+            self.given[key] = given
+        elif key.startswith("measure."):
+            self._override_measure(key.split(".")[1:], given)
+        else:
+            by_leaf = {path.split(".")[1]: path for path in paths}
+            hint = f"; did you mean {by_leaf[key]!r}?" if key in by_leaf else did_you_mean(key, [*paths, *top])
+            self.problems.append(given.problem(f"no such field{hint}"))
+
+    def _override_measure(self, parts: list[str], given: _Given) -> None:
+        """``measure.activations.every=5`` sets one option of one measure and switches it on."""
+        if len(parts) != 2:
+            self.problems.append(given.problem("expected measure.<name>.<option>=value"))
+            return
+        written = self.given.get("measure")
+        value = DEFAULT_MEASURES if written is None else written.value
+        options = {name: {} for name in value} if isinstance(value, list | tuple) else dict(value or {})
+        options[parts[0]] = {**(options.get(parts[0]) or {}), parts[1]: given.value}
+        self.given["measure"] = _Given(options, "measure", given.locate)
+
+    def _unknown(self, given: _Given, key: str, known: Iterable[str]) -> None:
+        self.problems.append(given.problem(f"no such field{did_you_mean(str(key), known)}", at_key=True))
+
+    # --- values -------------------------------------------------------------------------------------------------------
+
+    def _validate(self, info: FieldInfo, given: _Given, value: Any, inner: FieldPath = ()) -> tuple[bool, Any]:
+        """Validate one value; lists stand for tuples. Returns (valid, value) and notes the problem."""
+        try:
+            return True, _validator(info).validate_python(_tuples(value))
+        except ValidationError as error:
+            self.problems.append(given.problem(_explain(error, value), inner))
+            return False, None
+
+    def _alternatives(self, section: str, name: str, info: FieldInfo, given: _Given) -> list[Any]:
+        """The valid values of one field: a list is an axis where a scalar is expected."""
+        value = given.value
+        listed = isinstance(value, list)
+        is_vector = name in ("hidden", "teacher_hidden", "adam_betas")
+        if is_vector:
+            listed = listed and bool(value) and all(isinstance(item, list) for item in value)
+        if listed and not is_axis(info):
+            self.problems.append(given.problem("takes one value, not a list"))
+            return []
+        if listed and not value:
+            self.problems.append(given.problem("an empty list has no values"))
+            return []
+        written = [((i,), item) for i, item in enumerate(value)] if listed else [((), value)]
+        valid = []
+        for inner, item in written:
+            ok, checked = self._validate(info, given, item, inner)
+            if ok and checked in valid:
+                self.problems.append(given.problem(f"{item} stands here twice", inner))
+            elif ok:
+                valid.append(checked)
+        return valid
+
+    def _grid(self, fields: Mapping[str, _Given]) -> list[Setting]:
+        """The product of all axes; the first declared field varies slowest."""
+        axes: list[list[Any]] = []
+        names: list[tuple[str, str]] = []
+        for section, name, info in setting_fields():
+            given = fields.get(f"{section}.{name}")
+            if given is None:
+                if info.is_required():
+                    self.problems.append(self.document.problem((), f"{section} is required: which data set?"))
+                    return []
+                values = [info.default]
+            else:
+                values = self._alternatives(section, name, info, given)
+                if not values:  # reported already; go on to find the other problems
+                    values = [info.default] if not info.is_required() else ["digits"]
+            if name == "path" and values[0] is not None:
+                values = [str((self.folder / values[0]).resolve())]
+            names.append((section, name))
+            axes.append(values)
+        size = 1
+        for values in axes:
+            size *= len(values)
+        if size > MAX_SETTINGS:
+            self.problems.append(self.document.problem((), f"{size} settings; at most {MAX_SETTINGS}"))
+            return []
+        settings = []
+        for combination in itertools.product(*axes):
+            parts: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+            for (section, name), value in zip(names, combination, strict=True):
+                parts[section][name] = value
+            settings.append(Setting(**{s: SECTIONS[s].model_construct(**parts[s]) for s in SECTIONS}))  # type: ignore[arg-type]
+        for path, message in dict.fromkeys(itertools.chain.from_iterable(map(contradictions, settings))):
+            self.problems.append(self._point(fields, path, message))
+        return settings
+
+    def _point(self, fields: Mapping[str, _Given], path: str, message: str) -> Problem:
+        given = fields.get(path)
+        if given is not None:
+            return given.problem(message)
+        return self.document.problem(tuple(path.split(".")), message, dotted=path)
+
+    def _variant(self, index: int, written: Any) -> dict[str, _Given]:
+        """The fields that one variant replaces, written nested or as dotted paths."""
+        path: FieldPath = ("variants", index)
+        if not isinstance(written, dict):
+            self.problems.append(self.document.problem(path, "a variant is a mapping of fields to values"))
+            return {}
+        found: dict[str, _Given] = {}
+        for key, value in written.items():
+            section, dot, name = str(key).partition(".")
+            if key in SECTIONS:
+                found.update(self._section(key, value, (*path, key)))
+            elif dot and section in SECTIONS and name in SECTIONS[section].model_fields:
+                found[key] = self._in_file((*path, key), value, key)
+            else:
+                known = [*SECTIONS, *(f"{s}.{n}" for s, n, _ in setting_fields())]
+                self._unknown(self._in_file((*path, key)), key, known)
+        return found
+
+    # --- the parts ----------------------------------------------------------------------------------------------------
+
+    def _settings(self) -> tuple[list[Setting], list[dict[str, _Given]]]:
+        base = {path: given for path, given in self.given.items() if "." in path}
+        written = self.given.get("variants")
+        if written is None or written.value is None or written.value == []:
+            grid = self._grid(base)
+            return grid, [base] * len(grid)
+        if not isinstance(written.value, list):
+            self.problems.append(written.problem("variants is a list of partial specs"))
+            return [], []
+        settings: list[Setting] = []
+        origins: list[dict[str, _Given]] = []
+        seen: dict[str, int] = {}
+        for index, variant in enumerate(written.value):
+            fields = {**base, **self._variant(index, variant)}
+            for setting in self._grid(fields):
+                first = seen.setdefault(setting.key(), index)
+                if first != index:
+                    message = f"variant {index + 1} repeats a setting of variant {first + 1}"
+                    self.problems.append(self.document.problem(("variants", index), message))
+                    break
+                settings.append(setting)
+                origins.append(fields)
+        return settings, origins
+
+    def _seeds(self) -> tuple[int, ...]:
+        given = self.given.get("seeds")
+        if given is None:
+            return tuple(range(DEFAULT_SEEDS))
+        value = given.value
+        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000:
+            return tuple(range(value))
+        if isinstance(value, str) and (match := re.fullmatch(r"([0-9]{1,9})\.\.([0-9]{1,9})", value)):
+            first, last = int(match[1]), int(match[2])
+            if first <= last < first + 1_000_000:
+                return tuple(range(first, last + 1))
+        if isinstance(value, list) and value and all(_is_seed(item) for item in value):
+            if len(set(value)) == len(value):
+                return tuple(value)
+            self.problems.append(given.problem("the same seed stands here twice"))
+            return (0,)
+        message = f"a count (10), a list ([0, 3, 7]) or a range (0..9) of whole numbers is expected, not {value!r:.60}"
+        self.problems.append(given.problem(message))
+        return (0,)
+
+    def _study(self) -> StudyFields:
+        values = {}
+        for name, info in StudyFields.model_fields.items():
+            given = self.given.get(name)
+            if given is not None:
+                value = [given.value] if name == "evaluate" and isinstance(given.value, str) else given.value
+                ok, checked = self._validate(info, given, value)
+                if ok:
+                    values[name] = checked
+        evaluate = values.get("evaluate", ())
+        if len(set(evaluate)) != len(evaluate):
+            self.problems.append(self.given["evaluate"].problem("the same word stands here twice"))
+        return StudyFields.model_construct(**values)
+
+    def _measure(self) -> dict[str, dict[str, Any]]:
+        given = self.given.get("measure")
+        if given is None:
+            return {name: {"every": 1} for name in DEFAULT_MEASURES}
+        value = given.value
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, list) and all(isinstance(name, str) for name in value):
+            if len(set(value)) != len(value):
+                self.problems.append(given.problem("the same measure stands here twice"))
+            value = dict.fromkeys(value)
+        if not isinstance(value, dict):
+            self.problems.append(given.problem("a list of measures, or measures with their options, is expected"))
+            return {}
+        found = {}
+        for name, options in value.items():
+            if name not in MEASURES:
+                later = name in LATER_MEASURES
+                message = "not in this version" if later else f"no such measure{did_you_mean(name, MEASURES)}"
+                self.problems.append(given.problem(f"{name}: {message}", (name,), at_key=True))
+                continue
+            found[name] = self._measure_options(given, name, options)
+        return found
+
+    def _measure_options(self, given: _Given, name: str, options: Any) -> dict[str, Any]:
+        options = {} if options is None else options
+        if not isinstance(options, dict):
+            self.problems.append(given.problem(f"{name}: its options are a mapping, such as {{every: 5}}", (name,)))
+            return {"every": 1}
+        for key in options:
+            if key != "every":
+                hint = did_you_mean(str(key), ["every"])
+                self.problems.append(given.problem(f"{name}.{key}: no such option{hint}", (name, key), at_key=True))
+        every = options.get("every", 1)
+        if isinstance(every, bool) or not isinstance(every, int) or every < 0:
+            message = f"{name}.every: a whole number of epochs (0 = first and last) is expected, not {every!r:.60}"
+            self.problems.append(given.problem(message, (name, "every")))
+            every = 1
+        return {"every": every}
+
+    def _claims(self) -> tuple[Claim, ...]:
+        given = self.given.get("claims")
+        if given is None or given.value is None:
+            return ()
+        if not isinstance(given.value, list):
+            self.problems.append(given.problem("claims is a list"))
+            return ()
+        claims = []
+        for index, written in enumerate(given.value):
+            if not isinstance(written, dict):
+                self.problems.append(given.problem("a claim is a mapping with at least claim: text", (index,)))
+                continue
+            try:
+                claims.append(Claim.model_validate(written))
+            except ValidationError as error:
+                for detail in error.errors():
+                    inner = (index, *(part for part in detail["loc"] if isinstance(part, str | int)))
+                    unknown = detail["type"] == "extra_forbidden"
+                    hint = did_you_mean(str(inner[-1]), Claim.model_fields) if unknown else ""
+                    message = f"no such field{hint}" if unknown else _lower(detail["msg"])
+                    self.problems.append(given.problem(message, inner, at_key=unknown))
+        return tuple(claims)
+
+    def _text(self, name: str, default: str) -> str:
+        given = self.given.get(name)
+        if given is None or given.value is None:
+            return default
+        if not isinstance(given.value, str):
+            self.problems.append(given.problem(f"text is expected; quote it: {name}: '{given.value}'"))
+            return default
+        return given.value
+
+    def _name(self) -> str:
+        name = self._text("name", self.default_name)
+        if not is_safe_name(name):
+            message = f"{name!r:.80} cannot name a folder: letters, digits, '.', '_' and '-', at most 64, no path"
+            given = self.given.get("name")
+            self.problems.append(given.problem(message) if given else self.document.problem((), f"name: {message}"))
+        return name
+
+    def spec(self) -> Spec:
+        """Build the Spec, or raise every problem that was found, in the order of the file."""
+        name, question, seeds = self._name(), self._text("question", ""), self._seeds()
+        settings, origins = self._settings()
+        study, measure, claims = self._study(), self._measure(), self._claims()
+        if self.problems:
+            raise SpecError(sorted(dict.fromkeys(self.problems), key=_position))
+        origin_of = {setting.key(): origin for setting, origin in zip(settings, origins, strict=True)}
+
+        def locate(setting: Setting, path: str, message: str) -> Problem:
+            return self._point(origin_of[setting.key()], path, message)
+
+        document = self._resolved(name, question, seeds, study, measure, claims)
+        return Spec(name, question, tuple(settings), seeds, study, measure, claims, document, locate)
+
+    def _resolved(
+        self,
+        name: str,
+        question: str,
+        seeds: tuple[int, ...],
+        study: StudyFields,
+        measure: dict[str, dict[str, Any]],
+        claims: tuple[Claim, ...],
+    ) -> dict[str, Any]:
+        """The spec as plain data with every default written out; reading it gives the same Spec."""
+        data: dict[str, Any] = {"name": name, "question": question}
+        for section, field, info in setting_fields():
+            given = self.given.get(f"{section}.{field}")
+            value = info.default if given is None else given.value
+            if field == "path" and isinstance(value, str):
+                value = str((self.folder / value).resolve())
+            if value is not None and not (given is None and info.is_required()):
+                data.setdefault(section, {})[field] = value
+        counted = seeds == tuple(range(len(seeds)))
+        data["seeds"] = len(seeds) if counted else list(seeds)
+        data.update(study.model_dump(mode="json"))
+        data["measure"] = measure
+        variants = self.given.get("variants")
+        if variants is not None and variants.value:
+            data["variants"] = variants.value
+        data["claims"] = [claim.model_dump(mode="json", exclude_defaults=True) for claim in claims]
+        return data
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+
+
+def _is_seed(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+def _validator(info: FieldInfo) -> TypeAdapter[Any]:
+    """A validator for one value of the field, as strict as Fields."""
+    annotation: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+    return TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _explain(error: ValidationError, value: Any) -> str:
+    """All that is wrong with one value, in one line."""
+    details = error.errors()
+    messages = list(dict.fromkeys(_lower(detail["msg"]) for detail in details))
+    literal = next((d for d in details if d["type"] == "literal_error"), None)
+    hint = ""
+    if literal is not None and isinstance(value, str):
+        known = re.findall(r"'([^']*)'", literal["ctx"]["expected"])
+        hint = did_you_mean(value, known)
+    return f"{' or '.join(messages)}, not {value!r:.60}{hint}"
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+def _position(problem: Problem) -> tuple[int, int, int]:
+    match = re.search(r":(\d+):(\d+)$", problem.where)
+    return (0, int(match[1]), int(match[2])) if match else (1, 0, 0)

@@ -1,0 +1,104 @@
+r"""The subject of the study: eight norms, four switches, one formula.
+
+Per unit, over the samples of a batch (mean μ, biased variance σ²):
+
+    y = γ · (a − c·μ) · (s / sqrt(σ² + ε) + 1 − s) + β
+
+c centres, s scales; γ stays 1 unless it is learned, β stays 0 unless it is learned. ``full`` is the batch norm of
+Ioffe & Szegedy 2015 (Alg. 1), ``standardize`` is the same without the affine transform, ``affine`` is the transform
+without any normalisation. With γ = sqrt(σ² + ε) and β = μ, ``full`` returns its input: the identity of their sec. 3.
+
+Activations are laid out [run, unit, sample], so that a norm over the batch is a layer norm over the last axis.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Switches(NamedTuple):
+    """What a norm does: centre, scale, learn γ, learn β."""
+
+    center: bool
+    scale: bool
+    gamma: bool
+    beta: bool
+
+    @property
+    def uses_statistics(self) -> bool:
+        """Whether the norm looks at the batch at all, and so keeps running statistics."""
+        return self.center or self.scale
+
+
+#                         c      s      γ      β
+NORMS = {
+    "none": Switches(False, False, False, False),
+    "standardize": Switches(True, True, False, False),
+    "full": Switches(True, True, True, True),
+    "affine": Switches(False, False, True, True),
+    "center": Switches(True, False, False, False),
+    "scale": Switches(False, True, False, False),
+    "gamma": Switches(True, True, True, False),
+    "beta": Switches(True, True, False, True),
+}
+
+
+class Statistics(NamedTuple):
+    """Mean and biased variance per unit, each of shape [run, unit]."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+def normalize_by_batch(a: Tensor, center: bool, scale: bool, eps: float) -> tuple[Tensor, Statistics]:
+    """Return â = (a − c·μ)(s/sqrt(σ²+ε) + 1 − s) by the batch's own statistics, and these, detached.
+
+    ``a`` has shape [run, unit, sample]. Gradients flow through μ and σ² as in Ioffe & Szegedy's sec. 3.
+    """
+    import torch  # the plan reads the table above without loading torch
+
+    if center and scale:
+        # Batch norm in this layout is torch's fused layer norm; the variance comes back as 1/sqrt(σ² + ε).
+        normalized, mean, inverse = torch.native_layer_norm(a, [a.shape[-1]], None, None, eps)
+        variance = (inverse.detach().squeeze(-1) ** -2 - eps).clamp_min(0)
+        return normalized, Statistics(mean.detach().squeeze(-1), variance)
+    mean = a.mean(-1, keepdim=True)
+    centered = a - mean
+    variance = (centered * centered).mean(-1, keepdim=True)
+    statistics = Statistics(mean.detach().squeeze(-1), variance.detach().squeeze(-1))
+    if scale:
+        return a / torch.sqrt(variance + eps), statistics
+    return (centered if center else a), statistics
+
+
+def normalize_by_statistics(a: Tensor, statistics: Statistics, center: bool, scale: bool, eps: float) -> Tensor:
+    """Return â by given statistics, as ``model.eval()`` does with the running ones; shapes as above."""
+    import torch
+
+    if center:
+        a = a - statistics.mean[:, :, None]
+    if scale:
+        a = a / torch.sqrt(statistics.variance[:, :, None] + eps)
+    return a
+
+
+def affine_transform(normalized: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """Return y = γ·â + β, γ and β of shape [run, unit]."""
+    import torch
+
+    return torch.addcmul(beta[:, :, None], normalized, gamma[:, :, None])
+
+
+def update_running(running: Statistics, batch: Statistics, momentum: Tensor, batch_size: int) -> Statistics:
+    """Move running statistics towards the batch's as torch.nn.BatchNorm1d does: r ← (1 − m)·r + m·batch.
+
+    The running variance uses the unbiased batch variance, σ²·B/(B − 1); ``momentum`` has shape [run, 1].
+    """
+    unbiased = batch.variance * (batch_size / (batch_size - 1))
+    return Statistics(
+        running.mean + momentum * (batch.mean - running.mean),
+        running.variance + momentum * (unbiased - running.variance),
+    )
