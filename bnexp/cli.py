@@ -1,0 +1,233 @@
+"""The command line: options, exit codes, and nothing else. Every import that costs time stands inside its command.
+
+Exit codes: 0 ok · 1 some shards failed, or a bug · 2 wrong usage, spec or data, nothing found, a device that is not there ·
+4 results damaged or newer · 5 storage · 6 folder in use · 8 device lost · 130 Ctrl-C · 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from bnexp import __version__, errors
+
+if TYPE_CHECKING:
+    from bnexp.comparison import Comparison
+    from bnexp.experiment import Summary
+
+app = typer.Typer(
+    name="bnexp",
+    help="What does batch norm really do? Train small networks with and without it, and measure.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+EXIT_CODES: dict[type[errors.BnexpError], int] = {
+    errors.UsageError: 2,
+    errors.DamagedResults: 4,
+    errors.StorageError: 5,
+    errors.FolderInUse: 6,
+    errors.DeviceLost: 8,
+    errors.TrainingFailed: 1,
+}
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def exits(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its exit codes: an expected error is one message, not a traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        from bnexp.console import print_error
+
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()
+        except errors.BnexpError as error:
+            print_error(str(error))
+            raise typer.Exit(next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))) from None
+        except BrokenPipeError:
+            # The reader of our output has left (| head): nothing more to say, and no complaint at shutdown.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except KeyboardInterrupt:
+            print_error("interrupted; finished shards are kept, the same command goes on from there")
+            raise typer.Exit(130) from None
+        except _Terminated:
+            print_error("terminated; finished shards are kept, the same command goes on from there")
+            raise typer.Exit(143) from None
+
+    return wrapped
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        typer.echo(f"bnexp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What does batch norm really do? Train small networks with and without it, and measure."""
+
+
+@app.command()
+@exits
+def train(
+    config: Annotated[Path, typer.Argument(help="The spec, a YAML file.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key=value]…", help="Replace fields: train.lr=0.03,0.1 seeds=0..19", show_default=False),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Results folder [default: results/NAME].", show_default=False)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    workers: Annotated[str, typer.Option(help="Worker processes: a number, or auto.")] = "auto",
+    executor: Annotated[str, typer.Option(help="Where to train: local (ray comes later).")] = "local",
+    extend: Annotated[bool, typer.Option("--extend", help="Add the runs that are new; keep the finished ones.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete what the folder holds first.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first shard that fails.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of a failed shard.")] = False,
+) -> None:
+    """Train every run of a spec, write the CSVs, and compare the norms.
+
+    The same command resumes; a finished study trains nothing.
+    """
+    from bnexp import console
+    from bnexp.loading import load_spec
+
+    if executor != "local":
+        raise errors.UsageError(f"--executor {executor}: not in this version; use local")
+    if overwrite and extend:
+        raise errors.UsageError("--extend keeps the folder and --overwrite deletes it: use one of them")
+    spec = load_spec(config, overrides or ())
+    from bnexp.experiment import Request, command_line, run_experiment
+
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    request = Request(out, device, _workers(workers), extend, overwrite, fail_fast, command_line())
+    observer = console.Progress(silent=quiet or dry_run)
+    summary = run_experiment(spec, request, observer, dry_run=dry_run)
+    if dry_run:
+        console.print_outline(summary.outline, as_json)
+        return
+    _report_training(summary, as_json, quiet, verbose)
+
+
+def _report_training(summary: Summary, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """Say what was trained, compare, and fail if a shard did."""
+    from bnexp import console
+    from bnexp.comparison import compare_runs
+    from bnexp.results import load_results
+
+    folder = summary.outline.folder
+    comparisons: tuple[Comparison, ...] = ()
+    if not quiet or as_json:
+        comparisons = compare_runs(load_results([folder])[0])
+    if as_json:
+        console.print_json({"training": console.summary_record(summary), **console.comparison_document(comparisons)})
+    elif not quiet:
+        console.print_comparisons(comparisons)
+    console.print_summary(summary, quiet)
+    if summary.failures:
+        shown = {text if verbose else text.strip().splitlines()[-1] for text in summary.failures.values()}
+        raise errors.TrainingFailed(
+            f"{len(summary.failures)} shards failed ({'; '.join(sorted(shown))}); the same command tries them again"
+            + ("" if verbose else ", -v shows the traceback")
+        )
+
+
+@app.command()
+@exits
+def compare(
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="Results folders [default: all in results/].", show_default=False)
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="A column of runs.csv.", show_default=False)] = None,
+    baseline: Annotated[str, typer.Option(help="What each row is compared with: norm=none, or a norm.")] = "norm=none",
+    where: Annotated[str, typer.Option(help="Only these: norm=full,lr=0.1 (k=v1|v2 for several).")] = "",
+    by: Annotated[str, typer.Option(help="One table per value of these fields: data,activation.")] = "",
+    tune: Annotated[str, typer.Option(help="The knob of which each side takes its best value.")] = "lr",
+    format: Annotated[str, typer.Option(help="table, json, csv, markdown or latex.")] = "table",
+) -> None:
+    """One row per setting: mean with its 95 % interval over seeds, and the paired difference to the baseline."""
+    from bnexp import console
+    from bnexp.comparison import compare_runs
+    from bnexp.results import load_results
+
+    if format not in console.FORMATS:
+        raise errors.UsageError(f"--format {format}: one of {', '.join(console.FORMATS)} is expected")
+    given = None if baseline == "norm=none" else _pairs("--baseline", baseline if "=" in baseline else f"norm={baseline}")
+    chosen = {key: value.split("|") for key, value in _pairs("--where", where).items()}
+    comparisons: list[Comparison] = []
+    for one in load_results(results or ()):
+        comparisons += compare_runs(one, given, metric, chosen, [k for k in by.split(",") if k], tune)
+    console.print_comparisons(comparisons, format)
+
+
+@app.command()
+@exits
+def report(
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="Results folders [default: all in results/].", show_default=False)
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
+    figures: Annotated[str, typer.Option(help="Also write figures: png,svg,pdf.")] = "",
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Write one self-contained HTML page: question, settings, curves, activations, comparison, provenance."""
+    from bnexp import console
+    from bnexp.page import write_report
+    from bnexp.results import load_results
+
+    formats = [kind for kind in figures.split(",") if kind]
+    if unknown := set(formats) - {"png", "svg", "pdf"}:
+        raise errors.UsageError(f"--figures {','.join(sorted(unknown))}: png, svg and pdf are possible")
+    written = write_report(load_results(results or ()), output, formats)
+    console.print_written(written)
+    if open_:
+        typer.launch(str(output.resolve()))
+
+
+def _workers(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise errors.UsageError(f"--workers {text}: a number from 1 to 1024, or auto, is expected")
+    return int(text)
+
+
+def _pairs(option: str, text: str) -> dict[str, str]:
+    """``a=b,c=d`` as a dict."""
+    found = {}
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        if not (key and equals and value):
+            raise errors.UsageError(f"{option} {text}: key=value pairs are expected, such as norm=full,lr=0.1")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def _on_sigterm(number: int, frame: Any) -> NoReturn:
+    raise _Terminated
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,377 @@
+"""The story: spec → data → plan → stacks → epochs → results folder. Read this file first.
+
+Everything that can be wrong with the input is found before the folder is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+import bnexp
+from bnexp import source, store
+from bnexp.data import Dataset, load_dataset
+from bnexp.errors import DeviceUnavailable, ResultsError, UsageError
+from bnexp.executors import (
+    WORKER_SECONDS,
+    Job,
+    Message,
+    available_cores,
+    estimated_seconds,
+    make_stacks,
+    run_stacks,
+)
+from bnexp.loading import load_spec
+from bnexp.plan import DataShape, Run, Shard, Stack, make_plan, make_runs
+from bnexp.spec import DataFields, Spec
+from bnexp.tables import setting_columns, study_tables
+from bnexp.training import Options
+
+
+@dataclass(frozen=True)
+class Request:
+    """How to run a spec: what the command line adds to it. ``workers`` None means: as many as help."""
+
+    out: Path | None = None
+    device: str = "auto"
+    workers: int | None = None
+    extend: bool = False
+    overwrite: bool = False
+    fail_fast: bool = False
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What would run: for ``--dry-run``, for the progress line, and for the summary."""
+
+    spec: Spec
+    folder: Path
+    device: str
+    workers: int
+    runs: tuple[Run, ...]
+    done: int  # runs that were finished before
+    stacks: tuple[Stack, ...]
+    seconds: float  # a rough estimate on this many workers
+
+
+class Observer(Protocol):
+    """Who is told about progress."""
+
+    def begin(self, outline: Outline) -> None:
+        """Training starts."""
+
+    def epoch(self, stack: Stack, message: Message) -> None:
+        """A stack finished an epoch, or (with outcomes) its last one."""
+
+    def end(self) -> None:
+        """Training ended or was interrupted."""
+
+
+@dataclass
+class Summary:
+    """What was done. ``failures`` maps shard names to the error that stopped them."""
+
+    outline: Outline
+    seconds: float = 0.0
+    trained: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bool = False) -> Summary:
+    """Train what is missing of a spec in its results folder and put the top CSVs together."""
+    datasets = {fields: load_dataset(fields) for fields in dict.fromkeys(s.data for s in spec.settings)}
+    shapes = {fields: _shape(dataset) for fields, dataset in datasets.items()}
+    runs = make_runs(spec, shapes)
+    device = resolve_device(request.device)
+    folder = request.out or Path("results") / spec.name
+    if dry_run:
+        kept = _kept_shards(folder, spec, runs, request, datasets)
+        return Summary(_outline(spec, folder, device, runs, make_plan(spec, shapes, _keys(kept)), kept, request))
+    with store.locked(folder):
+        kept = _kept_shards(folder, spec, runs, request, datasets)
+        if request.overwrite:
+            store.clear(folder)
+        shards = make_plan(spec, shapes, _keys(kept))
+        outline = _outline(spec, folder, device, runs, shards, kept, request)
+        study = _Study(outline, datasets, request, observer, kept)
+        study.write_description()
+        if outline.stacks or not study.is_assembled():
+            study.train()
+        return study.summary
+
+
+def resolve_device(name: str) -> str:
+    """``auto`` is CUDA where there is one, else the CPU; raise DeviceUnavailable for one that is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return "cuda" if there["cuda"] else "cpu"
+    if name not in there:
+        raise UsageError(f"--device {name}: one of auto, {', '.join(there)} is expected")
+    if not there[name]:
+        raise DeviceUnavailable(f"--device {name}: not available to torch {torch.__version__} here; use --device cpu")
+    return name
+
+
+class _Study:
+    """One run of the coordinator over a locked folder."""
+
+    def __init__(
+        self,
+        outline: Outline,
+        datasets: Mapping[DataFields, Dataset],
+        request: Request,
+        observer: Observer,
+        kept: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        self.outline, self.datasets, self.request, self.observer = outline, datasets, request, observer
+        self.spec, self.folder = outline.spec, outline.folder
+        self.commits: dict[str, Mapping[str, Any]] = dict(kept)
+        self.tables = study_tables(self.spec, {dataset.task for dataset in datasets.values()})
+        self.summary = Summary(outline)
+        self.began = time.perf_counter()
+
+    def is_assembled(self) -> bool:
+        """Whether the top CSVs hold every committed shard already."""
+        meta = store.read_meta(self.folder) or {}
+        files = [*(f"{name}.csv" for name in self.tables), "runs.csv"]
+        return set(meta.get("committed", ())) == set(self.commits) and all((self.folder / f).exists() for f in files)
+
+    def train(self) -> None:
+        """Train the stacks, committing shard by shard; put the top CSVs together, also after an interruption."""
+        spec = self.spec
+        study = spec.study
+        cadence = {name: int(options["every"]) for name, options in spec.measure.items()}
+        options = Options(
+            study.evaluate,
+            study.evaluate_every,
+            study.fit_every,
+            study.probe,
+            study.track,
+            study.learned_at,
+            cadence,
+        )
+        job = Job(self.datasets, options, self.tables, self.outline.device)
+        self.observer.begin(self.outline)
+        try:
+            for stack in self.outline.stacks:
+                for shard in stack.shards:
+                    store.begin_shard(self.folder, shard, self.tables.values())
+            for message in run_stacks(self.outline.stacks, job, self.outline.workers):
+                stack = self.outline.stacks[message.stack]
+                self.keep(stack, message)
+                self.observer.epoch(stack, message)
+                if message.error and self.request.fail_fast:
+                    break
+        finally:
+            self.observer.end()
+            self.assemble()
+
+    def keep(self, stack: Stack, message: Message) -> None:
+        """Write what a message brings."""
+        if message.error:
+            self.summary.failures.update(dict.fromkeys((shard.name for shard in stack.shards), message.error))
+        for shard, rows in zip(stack.shards, message.rows, strict=False):
+            store.append(self.folder, shard, rows)
+        if message.outcomes is not None and message.arrays is not None:
+            provenance = {
+                "device": _device_name(self.outline.device),
+                "torch": torch.__version__,
+                "threads": 1,
+                "stack_runs": len(stack.runs),
+                "seconds": round(message.seconds, 3),
+            }
+            for shard, outcomes, arrays in zip(stack.shards, message.outcomes, message.arrays, strict=True):
+                store.commit(self.folder, shard, self.tables["curves"], outcomes, arrays, provenance)
+                self.commits[shard.name] = {"runs": [{"id": run.id, "key": run.key} for run in shard.runs]}
+                self.summary.trained += len(shard.runs)
+
+    def write_description(self) -> None:
+        """spec.yaml and a meta.json that knows the study; before training, so that an interruption leaves both."""
+        store.write_spec(self.folder, source.dump(dict(self.spec.document)))
+        self.write_meta(store.read_meta(self.folder) or {}, assembled=False)
+
+    def assemble(self) -> None:
+        """The top CSVs, and a meta.json that says which shards they hold."""
+        axes = self.spec.axes
+        columns = setting_columns(self.spec)
+        store.assemble(self.folder, self.outline.runs, self.commits, self.tables, columns, axes)
+        self.summary.seconds = time.perf_counter() - self.began
+        self.write_meta(store.read_meta(self.folder) or {}, assembled=True)
+
+    def write_meta(self, old: Mapping[str, Any], assembled: bool) -> None:
+        """meta.json: identities, provenance, and the times at which claims and training changed it."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        claims = self.spec.claims_sha256()
+        said = list(old.get("claims_sha256", ()))
+        if not said or said[-1]["sha256"] != claims:
+            said.append({"sha256": claims, "since": now})
+        sessions = list(old.get("sessions", ()))
+        if assembled:
+            sessions.append(
+                {
+                    "ended": now,
+                    "seconds": round(self.summary.seconds, 3),
+                    "runs_trained": self.summary.trained,
+                    "workers": self.outline.workers,
+                    "command": self.request.command,
+                }
+            )
+        store.write_meta(
+            self.folder,
+            {
+                "study_sha256": self.spec.study_sha256(),
+                "claims_sha256": said,
+                "created": old.get("created", now),
+                "sessions": sessions,
+                "versions": _versions(),
+                "device": _device_name(self.outline.device),
+                "threads": 1,
+                "git": _git(),
+                "data": _checksums(self.datasets),
+                "runs": [{"id": run.id, "key": run.key} for run in self.outline.runs],
+                "committed": sorted(self.commits) if assembled else list(old.get("committed", ())),
+                "failures": {name: text.strip().splitlines()[-1] for name, text in self.summary.failures.items()},
+            },
+        )
+
+
+def _shape(dataset: Dataset) -> DataShape:
+    return DataShape(dataset.task, len(dataset.train.features), dataset.n_inputs, dataset.n_outputs)
+
+
+def _keys(commits: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    return [[run["key"] for run in commit["runs"]] for commit in commits.values()]
+
+
+def _outline(
+    spec: Spec,
+    folder: Path,
+    device: str,
+    runs: tuple[Run, ...],
+    shards: Sequence[Shard],
+    kept: Mapping[str, Mapping[str, Any]],
+    request: Request,
+) -> Outline:
+    """Join the shards that are left into stacks and decide on workers."""
+    left = [shard for shard in shards if shard.name not in kept]
+    workers = (request.workers or available_cores()) if device == "cpu" else 1
+    stacks = make_stacks(left, workers)
+    seconds = sum(map(estimated_seconds, stacks))
+    if request.workers is None and seconds < WORKER_SECONDS:
+        workers = 1
+    workers = max(1, min(workers, len(stacks)))
+    done = sum(len(commit["runs"]) for commit in kept.values())
+    return Outline(spec, folder, device, workers, runs, done, tuple(stacks), seconds / workers)
+
+
+def _kept_shards(
+    folder: Path, spec: Spec, runs: Sequence[Run], request: Request, datasets: Mapping[DataFields, Dataset]
+) -> dict[str, dict[str, Any]]:
+    """Finished shards in the folder that belong to this study; raise ResultsError if the folder holds another."""
+    if request.overwrite or not folder.exists():
+        return {}
+    meta = store.read_meta(folder)
+    if meta is None:
+        if any(path.name != store.LOCK for path in folder.iterdir()):
+            raise ResultsError(f"{folder}: not a bnexp results folder and not empty; choose another with --out DIR")
+        return {}
+    commits = store.committed_shards(folder)
+    if not (folder / store.SHARDS).exists() and meta.get("committed"):
+        raise ResultsError(f"{folder}: has no shards/, so it can be read but not resumed; use --out DIR or --overwrite")
+    if meta.get("study_sha256") != spec.study_sha256():
+        _check_extension(folder, spec, runs, request, meta)
+    known = {entry["fields"]: entry["sha256"] for entry in meta.get("data", ())}
+    for entry in _checksums(datasets):
+        if known.get(entry["fields"], entry["sha256"]) != entry["sha256"]:
+            raise ResultsError(
+                f"{folder}: data {entry['name']} is not what this study was trained on (checksum differs); "
+                "restore it, or use --out DIR for a new study"
+            )
+    return commits
+
+
+def _check_extension(
+    folder: Path, spec: Spec, runs: Sequence[Run], request: Request, meta: Mapping[str, Any]
+) -> None:
+    """Accept a study that only adds runs, and only with --extend; show the difference otherwise."""
+    old = load_spec(folder / store.SPEC)
+    missing = {entry["key"] for entry in meta["runs"]} - {run.key for run in runs}
+    adds_only = not missing and old.shared_options() == spec.shared_options()
+    if adds_only and request.extend:
+        return
+    before, after = _flatten(old.document), _flatten(spec.document)
+    changed = [
+        f"  {key}: {before.get(key, '(absent)')} → {after.get(key, '(absent)')}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key) and key.split(".")[0] not in ("name", "question", "claims")
+    ]
+    what = "\n".join([f"{folder}: holds another study:", *changed])
+    if adds_only:
+        added = len(runs) - len(meta["runs"])
+        raise ResultsError(f"{what}\nIt only adds {added} runs: use --extend to train these and keep the rest.")
+    raise ResultsError(f"{what}\nUse --out DIR (or another name) for a new study, or --overwrite to replace this one.")
+
+
+def _flatten(data: Any, path: str = "") -> dict[str, str]:
+    if isinstance(data, Mapping):
+        parts: dict[str, str] = {}
+        for key, value in data.items():
+            parts.update(_flatten(value, f"{path}.{key}" if path else str(key)))
+        return parts
+    return {path: json.dumps(data)}
+
+
+def _checksums(datasets: Mapping[DataFields, Dataset]) -> list[dict[str, str]]:
+    return [
+        {
+            "name": fields.name,
+            "fields": json.dumps(fields.model_dump(mode="json", exclude={"path"}), sort_keys=True),
+            "sha256": dataset.sha256,
+        }
+        for fields, dataset in datasets.items()
+    ]
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "bnexp": bnexp.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _device_name(device: str) -> str:
+    if device == "cuda":
+        return f"cuda ({torch.cuda.get_device_name()})"
+    return device
+
+
+def _git() -> dict[str, Any] | None:
+    """Revision of the project in the current folder and whether it has changes; None outside a repository."""
+    try:
+        ask = ["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain"]
+        revision, status = (
+            subprocess.run(words, capture_output=True, text=True, timeout=5, check=True).stdout.strip() for words in ask
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"revision": revision, "dirty": bool(status)}
+
+
+def command_line() -> str:
+    """The command as typed, for meta.json."""
+    return " ".join(["bnexp", *sys.argv[1:]])

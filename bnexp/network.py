@@ -1,0 +1,242 @@
+"""The network: layers with a leading run axis, from initial weights to logits, taps and gradients.
+
+Shapes: activations [run, unit, sample], weights [run, out, in], biases, γ and β [run, out]. Layers count from 1, the last
+is the output. Parameters live in a dict: ``weight1``, ``bias1``, ``gamma1``, ``beta1``, ``weight2``, …
+
+Nothing here reduces over runs, and every operation gives a run the same bits whatever its neighbours. That leans on
+facts about torch's CPU kernels which tests/test_stack_invariance.py holds fast: products are exact when the number of
+samples, or else both other sides, are multiples of four; ``tanh`` is exact, ``torch.sigmoid`` is not (its vector body and
+its scalar tail round differently).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bnexp.norms import Statistics, affine_transform, normalize_by_batch, normalize_by_statistics
+from bnexp.plan import Run, Structure
+from bnexp.rng import stream
+
+Parameters = dict[str, Tensor]
+Taps = list[dict[str, Tensor]]
+
+
+class Pass(NamedTuple):
+    """One forward pass: logits [run, out, sample], the batch statistics of each normalised layer, the taps."""
+
+    logits: Tensor
+    statistics: list[Statistics]
+    taps: Taps
+
+
+class Gradients(NamedTuple):
+    """Loss per run [run] (mean over samples), logits, ∂(loss of that run)/∂parameter, batch statistics; detached."""
+
+    loss: Tensor
+    logits: Tensor
+    gradients: Parameters
+    statistics: list[Statistics]
+
+
+def sigmoid(a: Tensor) -> Tensor:
+    """1/(1 + exp(−a)) as ½(1 + tanh(a/2)): the same bits in a vector's body and in its tail."""
+    return 0.5 * (1 + torch.tanh(0.5 * a))
+
+
+ACTIVATIONS = {"sigmoid": sigmoid, "tanh": torch.tanh, "relu": torch.relu, "linear": lambda a: a}
+
+
+def product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """W·x + b for every run: [run, out, in] × [run, in, sample] → [run, out, sample].
+
+    Where the number of samples is no multiple of four, the other two sides are padded to one: the matrix kernels then
+    take the same path for every run of a stack.
+    """
+    if x.shape[-1] % 4 == 0:
+        return torch.bmm(weight, x) if bias is None else torch.baddbmm(bias[:, :, None], weight, x)
+    n_out, n_in = weight.shape[1:]
+    padded = torch.bmm(F.pad(weight, (0, -n_in % 4, 0, -n_out % 4)), F.pad(x, (0, 0, 0, -n_in % 4)))[:, :n_out]
+    return padded if bias is None else padded + bias[:, :, None]
+
+
+def forward(
+    parameters: Mapping[str, Tensor],
+    x: Tensor,
+    structure: Structure,
+    given: Sequence[Statistics] | None = None,
+    *,
+    with_taps: bool = False,
+) -> Pass:
+    """Run the network on x [run, in, sample].
+
+    Norms use the batch's own statistics, or the ``given`` ones, one per hidden layer (running or population statistics).
+    With taps, each layer's dict holds what exists there, in reading order: pre: preactivation, standardized, affine,
+    activation; post: preactivation, activation, standardized, affine; output: preactivation (the logits).
+    """
+    g = ACTIVATIONS[structure.activation]
+    statistics: list[Statistics] = []
+    taps: Taps = []
+    for layer in range(1, structure.n_layers):
+        here: dict[str, Tensor] = {}
+        x = here["preactivation"] = product(parameters[f"weight{layer}"], x, parameters.get(f"bias{layer}"))
+        if structure.placement == "post":
+            x = here["activation"] = g(x)
+        if structure.normalizes and given is None:
+            x, batch = normalize_by_batch(x, structure.center, structure.scale, structure.eps)
+            statistics.append(batch)
+            here["standardized"] = x
+        elif structure.normalizes and given is not None:
+            x = normalize_by_statistics(x, given[layer - 1], structure.center, structure.scale, structure.eps)
+            here["standardized"] = x
+        if f"gamma{layer}" in parameters:
+            x = here["affine"] = affine_transform(x, parameters[f"gamma{layer}"], parameters[f"beta{layer}"])
+        if structure.placement == "pre":
+            x = here["activation"] = g(x)
+        if with_taps:
+            taps.append(here)
+    logits = product(parameters[f"weight{structure.n_layers}"], x, parameters[f"bias{structure.n_layers}"])
+    if with_taps:
+        taps.append({"preactivation": logits})
+    return Pass(logits, statistics, taps)
+
+
+def losses(logits: Tensor, targets: Tensor, structure: Structure) -> Tensor:
+    """Loss of each sample [run, sample]: cross-entropy in nats of integer targets, or the squared error."""
+    if structure.shape.task == "classification":
+        return -torch.log_softmax(logits, 1).gather(1, targets[:, None, :]).squeeze(1)
+    error = logits.squeeze(1) - targets
+    return error * error
+
+
+def loss_and_gradients(
+    parameters: Parameters, x: Tensor, targets: Tensor, structure: Structure
+) -> Gradients:
+    """Differentiate each run's loss by its own parameters; the only place that does.
+
+    Autograd needs one number, so the losses are summed over runs; no run's gradient depends on another's loss.
+    """
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
+    result = forward(leaves, x, structure)
+    loss = losses(result.logits, targets, structure).mean(-1)
+    gradients = torch.autograd.grad(loss.sum(), list(leaves.values()))
+    return Gradients(
+        loss.detach(), result.logits.detach(), dict(zip(leaves, gradients, strict=True)), result.statistics
+    )
+
+
+# --- initialisation ---------------------------------------------------------------------------------------------------
+
+
+def initialize(structure: Structure, runs: Sequence[Run], dtype: torch.dtype = torch.float32) -> Parameters:
+    """Initial parameters of a stack, on the CPU; γ and β only if some run learns one.
+
+    Weights are a function of (seed, layer) alone, so runs of one seed share them. Identity and standardize starts are
+    set afterwards by ``calibrate``.
+    """
+    parameters: Parameters = {}
+    drawn = {(run.seed, _scheme(run)): None for run in runs}
+    for layer, (n_in, n_out) in enumerate(zip(structure.widths, structure.widths[1:], strict=False), start=1):
+        draws = {key: draw_layer(key[0], layer, n_in, n_out, *key[1]) for key in drawn}
+        pairs = [draws[run.seed, _scheme(run)] for run in runs]
+        parameters[f"weight{layer}"] = _stack([weight for weight, _ in pairs], dtype)
+        if structure.has_bias(layer):
+            parameters[f"bias{layer}"] = _stack([bias for _, bias in pairs], dtype)
+        if layer < structure.n_layers and any(run.switches.gamma or run.switches.beta for run in runs):
+            for name in ("gamma", "beta"):
+                parameters[f"{name}{layer}"] = _stack([np.full(n_out, _start(run, name)) for run in runs], dtype)
+    return parameters
+
+
+def draw_layer(
+    seed: int, layer: int, n_in: int, n_out: int, scheme: str, sd: float | None
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Weight [out, in] and bias [out] of one layer, float64, from the stream (seed, init, layer).
+
+    linear: both uniform in ±1/sqrt(in), as torch.nn.Linear; glorot: uniform in ±sqrt(6/(in + out)) (Glorot & Bengio
+    2010); he: N(0, 2/in) (He et al. 2015); gaussian: N(0, sd²). The last three start with zero biases.
+    """
+    generator = stream(seed, "init", layer)
+    if scheme in ("linear", "glorot"):
+        bound = 1 / math.sqrt(n_in) if scheme == "linear" else math.sqrt(6 / (n_in + n_out))
+        weight = generator.uniform(-bound, bound, (n_out, n_in))
+    else:
+        weight = generator.standard_normal((n_out, n_in)) * (math.sqrt(2 / n_in) if scheme == "he" else (sd or 0.0))
+    bias = generator.uniform(-bound, bound, n_out) if scheme == "linear" else np.zeros(n_out)
+    return weight, bias
+
+
+def calibrate(
+    parameters: Parameters, running: list[Statistics], structure: Structure, runs: Sequence[Run], x: Tensor
+) -> None:
+    """Set γ, β of runs that start as ``identity`` or ``standardize``, in place, layer by layer over all rows x [in, n].
+
+    identity (norm full): γ = sqrt(σ² + ε), β = μ + the bias that ``none`` has there, so that y is what ``none`` has; the
+    running statistics start at (μ, σ²), so that evaluation starts there too. standardize (norm affine):
+    γ = 1/sqrt(σ² + ε), β = −μγ, so that y is what ``standardize`` has. μ, σ² (biased) are of the norm's input.
+    """
+    for index, run in enumerate(runs):
+        kind = run.setting.model.gamma_init
+        if not (run.switches.gamma and isinstance(kind, str)):
+            continue
+        own = one_run(parameters, index)
+        for layer in range(1, structure.n_layers):
+            here = forward(own, x[None], structure, with_taps=True).taps[layer - 1]
+            a = here["preactivation" if structure.placement == "pre" else "activation"]
+            mean, variance = a.mean(-1), a.var(-1, correction=0)
+            root = torch.sqrt(variance + structure.eps)
+            if kind == "identity":
+                n_in, n_out = structure.widths[layer - 1], structure.widths[layer]
+                missing = None if structure.has_bias(layer) else draw_layer(run.seed, layer, n_in, n_out, *_scheme(run))[1]
+                own[f"gamma{layer}"].copy_(root)
+                own[f"beta{layer}"].copy_(mean if missing is None else mean + torch.from_numpy(missing).to(mean))
+                running[layer - 1].mean[index : index + 1] = mean
+                running[layer - 1].variance[index : index + 1] = variance
+            else:
+                own[f"gamma{layer}"].copy_(1 / root)
+                own[f"beta{layer}"].copy_(-mean / root)
+
+
+def initial_running(structure: Structure, n_runs: int, dtype: torch.dtype = torch.float32) -> list[Statistics]:
+    """Running statistics before any step, as torch: mean 0, variance 1, per hidden layer; none without a norm."""
+    if not structure.normalizes:
+        return []
+    shapes = [(n_runs, width) for width in structure.hidden]
+    return [Statistics(torch.zeros(shape, dtype=dtype), torch.ones(shape, dtype=dtype)) for shape in shapes]
+
+
+def one_run(parameters: Mapping[str, Tensor], index: int) -> Parameters:
+    """Views of one run's parameters, with a run axis of length 1."""
+    return {name: tensor[index : index + 1] for name, tensor in parameters.items()}
+
+
+def init_ids(parameters: Mapping[str, Tensor], structure: Structure) -> list[str]:
+    """Per run, ``w`` + 16 hex of SHA-256 over its float32 weight matrices in layer order."""
+    hashes = [hashlib.sha256() for _ in range(parameters["weight1"].shape[0])]
+    for layer in range(1, structure.n_layers + 1):
+        for index, matrix in enumerate(parameters[f"weight{layer}"].float().cpu().numpy()):
+            hashes[index].update(np.ascontiguousarray(matrix, dtype="<f4").tobytes())
+    return ["w" + found.hexdigest()[:16] for found in hashes]
+
+
+def _scheme(run: Run) -> tuple[str, float | None]:
+    return run.setting.model.weight_init, run.setting.model.weight_sd
+
+
+def _start(run: Run, name: str) -> float:
+    """γ or β at the start: neutral unless the run learns it and asks for a number."""
+    learned = run.switches.gamma if name == "gamma" else run.switches.beta
+    value = run.setting.model.gamma_init if name == "gamma" else run.setting.model.beta_init
+    neutral = 1.0 if name == "gamma" else 0.0
+    return value if learned and isinstance(value, int | float) else neutral
+
+
+def _stack(arrays: Sequence[np.ndarray[Any, Any]], dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(np.stack(arrays)).to(dtype)

@@ -1,0 +1,129 @@
+"""Update rules as pairs of pure functions, with one learning rate per run.
+
+``init(parameters) -> state`` and ``update(parameters, gradients, state, knobs, lr) -> state``; parameters and state
+change in place, and no run's update reads another's numbers. Plain products and sums only: fused kernels round
+differently in a vector's tail, and a stacked run must equal the same run alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bnexp.network import Parameters
+from bnexp.plan import Run, Structure
+
+State = dict[str, Tensor]
+
+
+class Knobs(NamedTuple):
+    """What an update needs to know of each run, as tensors of shape [run]; masks are 1 where γ (β) is learned."""
+
+    momentum: Tensor
+    weight_decay: Tensor
+    norm_decay: Tensor
+    adam_eps: Tensor
+    gamma_mask: Tensor
+    beta_mask: Tensor
+    # Whether any run of the stack uses the knob; leaving out a product with 0 or 1 changes no bit.
+    any_momentum: bool
+    any_weight_decay: bool
+    any_norm_decay: bool
+    any_frozen: bool
+
+
+class Optimizer(NamedTuple):
+    """An update rule: two pure functions."""
+
+    init: Callable[[Parameters], State]
+    update: Callable[[Parameters, Parameters, State, Knobs, Tensor], None]
+
+
+def make_knobs(runs: Sequence[Run], dtype: torch.dtype, device: torch.device) -> Knobs:
+    """Collect the runs' knobs into tensors."""
+    train = [run.setting.train for run in runs]
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=device)
+
+    masks = [[float(run.switches.gamma) for run in runs], [float(run.switches.beta) for run in runs]]
+    return Knobs(
+        column([t.momentum for t in train]),
+        column([t.weight_decay for t in train]),
+        column([t.norm_decay for t in train]),
+        column([t.adam_eps for t in train]),
+        column(masks[0]),
+        column(masks[1]),
+        any(t.momentum for t in train),
+        any(t.weight_decay for t in train),
+        any(t.norm_decay for t in train),
+        not all(masks[0]) or not all(masks[1]),
+    )
+
+
+def make_optimizer(structure: Structure) -> Optimizer:
+    """The optimizer that a structure names."""
+    if structure.optimizer == "sgd":
+        return _sgd(structure.nesterov)
+    return _adam(*structure.adam_betas)
+
+
+def _sgd(nesterov: bool) -> Optimizer:
+    """torch.optim.SGD: v ← m·v + g; w ← w − lr·v (nesterov: lr·(g + m·v)); g includes the decay."""
+
+    def update(parameters: Parameters, gradients: Parameters, state: State, knobs: Knobs, lr: Tensor) -> None:
+        for name, parameter in parameters.items():
+            step = _decayed(name, parameter, gradients[name], knobs)
+            if knobs.any_momentum:
+                velocity, momentum = state[name], _like(knobs.momentum, parameter)
+                velocity.mul_(momentum).add_(step)
+                step = step + momentum * velocity if nesterov else velocity
+            parameter.sub_(_like(lr, parameter) * step)
+
+    return Optimizer(lambda parameters: {name: torch.zeros_like(p) for name, p in parameters.items()}, update)
+
+
+def _adam(decay1: float, decay2: float) -> Optimizer:
+    """torch.optim.Adam (Kingma & Ba 2015, Alg. 1), decay added to the gradient:
+
+    m ← b₁m + (1 − b₁)g; v ← b₂v + (1 − b₂)g²; w ← w − lr/(1 − b₁ᵗ) · m / (sqrt(v)/sqrt(1 − b₂ᵗ) + ε)
+    """
+
+    def init(parameters: Parameters) -> State:
+        moments = {f"{moment}.{name}": torch.zeros_like(p) for moment in "mv" for name, p in parameters.items()}
+        return {**moments, "t": torch.zeros((), dtype=torch.float64)}
+
+    def update(parameters: Parameters, gradients: Parameters, state: State, knobs: Knobs, lr: Tensor) -> None:
+        state["t"] += 1
+        t = state["t"].item()
+        correction1, correction2 = 1 - decay1**t, (1 - decay2**t) ** 0.5
+        for name, parameter in parameters.items():
+            gradient = _decayed(name, parameter, gradients[name], knobs)
+            m, v = state[f"m.{name}"], state[f"v.{name}"]
+            m.mul_(decay1).add_(gradient * (1 - decay1))
+            v.mul_(decay2).add_(gradient * gradient * (1 - decay2))
+            denominator = v.sqrt().div_(correction2).add_(_like(knobs.adam_eps, parameter))
+            parameter.sub_(_like(lr / correction1, parameter) * (m / denominator))
+
+    return Optimizer(init, update)
+
+
+def _decayed(name: str, parameter: Tensor, gradient: Tensor, knobs: Knobs) -> Tensor:
+    """The gradient with L2 decay (weights: weight_decay; γ, β: norm_decay), zero where γ or β is not learned."""
+    if name.startswith("weight"):
+        return gradient + _like(knobs.weight_decay, parameter) * parameter if knobs.any_weight_decay else gradient
+    if name.startswith("bias"):
+        return gradient
+    if knobs.any_norm_decay:
+        gradient = gradient + _like(knobs.norm_decay, parameter) * parameter
+    if knobs.any_frozen:
+        gradient = gradient * _like(knobs.gamma_mask if name.startswith("gamma") else knobs.beta_mask, parameter)
+    return gradient
+
+
+def _like(per_run: Tensor, parameter: Tensor) -> Tensor:
+    """Shape [run] → [run, 1, …] to multiply a parameter."""
+    return per_run.view(-1, *[1] * (parameter.dim() - 1))

@@ -1,0 +1,231 @@
+"""Spec to shards: which runs there are, in which order, and which of them share a tensor program. No torch here.
+
+Plan order: structure by structure (as they first appear in the grid); inside a structure seed by seed, settings within a
+seed. A shard is the next few runs of that order: the unit of storage, resume and scheduling.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from bnexp.errors import Problem, SpecError
+from bnexp.norms import NORMS, Switches
+from bnexp.spec import DataFields, Setting, Spec
+
+SHARD_RUNS = 8
+SHARD_BYTES = 64 * 2**20  # parameters and optimizer state of one shard, float32
+
+
+class DataShape(NamedTuple):
+    """What the plan needs to know of a data set: rows after the validation split, features, classes (1: regression)."""
+
+    task: Literal["classification", "regression"]
+    n_train: int
+    n_inputs: int
+    n_outputs: int
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What decides the tensor program; runs that differ only in numbers (knobs) share it."""
+
+    data: DataFields
+    shape: DataShape
+    hidden: tuple[int, ...]
+    activation: str
+    placement: str
+    center: bool
+    scale: bool
+    eps: float
+    epochs: int
+    batch_size: int
+    full_batch: bool
+    last_batch: str
+    optimizer: str
+    nesterov: bool
+    adam_betas: tuple[float, float]
+    schedule: str
+    step_every: int
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Input, hidden and output widths."""
+        return (self.shape.n_inputs, *self.hidden, self.shape.n_outputs)
+
+    @property
+    def n_layers(self) -> int:
+        """Weight layers: hidden layers and the output; layers count from 1."""
+        return len(self.hidden) + 1
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether the norm uses batch statistics."""
+        return self.center or self.scale
+
+    def has_bias(self, layer: int) -> bool:
+        """Whether a layer adds a bias: not where a centring norm follows with nothing or something linear between."""
+        cancels = self.center and (self.placement == "pre" or self.activation == "linear")
+        return layer == self.n_layers or not cancels
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one epoch."""
+        whole, rest = divmod(self.shape.n_train, self.batch_size)
+        return whole + (1 if rest and self.last_batch == "keep" else 0)
+
+    def n_parameters(self, switches: Switches) -> int:
+        """Trained numbers of one run: weights, biases, and γ, β where they are learned."""
+        count = 0
+        for layer, (n_in, n_out) in enumerate(zip(self.widths, self.widths[1:], strict=False), start=1):
+            count += n_in * n_out + (n_out if self.has_bias(layer) else 0)
+            if layer < self.n_layers:
+                count += n_out * (switches.gamma + switches.beta)
+        return count
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network: a setting and a seed. ``id`` is for people, ``key`` for ever (it leaves out defaults)."""
+
+    id: str
+    key: str
+    setting: Setting
+    seed: int
+    structure: Structure
+
+    @property
+    def switches(self) -> Switches:
+        """The norm's four switches."""
+        return NORMS[self.setting.model.norm]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A few runs of one structure; ``name`` is the checksum of its runs' keys."""
+
+    name: str
+    structure: Structure
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One or more whole shards of one structure, trained in lockstep as one tensor program."""
+
+    structure: Structure
+    shards: tuple[Shard, ...]
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs, shard by shard."""
+        return tuple(run for shard in self.shards for run in shard.runs)
+
+
+def make_runs(spec: Spec, shapes: Mapping[DataFields, DataShape]) -> tuple[Run, ...]:
+    """Every run of the spec in plan order; raise SpecError where settings and data do not fit together."""
+    check_against_data(spec, shapes)
+    groups: dict[Structure, list[Setting]] = {}
+    for setting in spec.settings:
+        groups.setdefault(structure_of(setting, shapes[setting.data]), []).append(setting)
+    axes = spec.axes
+    return tuple(
+        Run(run_id(setting, axes, seed), _digest(f"{setting.key()}/{seed}"), setting, seed, structure)
+        for structure, settings in groups.items()
+        for seed in spec.seeds
+        for setting in settings
+    )
+
+
+def make_plan(
+    spec: Spec, shapes: Mapping[DataFields, DataShape], kept: Sequence[Sequence[str]] = ()
+) -> tuple[Shard, ...]:
+    """Cut the runs into shards.
+
+    ``kept`` lists the run keys of shards that exist already (a study that was extended): these stay as they are, the
+    remaining runs are cut afresh in plan order.
+    """
+    runs = make_runs(spec, shapes)
+    by_key = {run.key: run for run in runs}
+    shards = [_shard([by_key[key] for key in keys]) for keys in kept]
+    taken = {key for keys in kept for key in keys}
+    waiting: dict[Structure, list[Run]] = {}
+    for run in runs:
+        if run.key not in taken:
+            waiting.setdefault(run.structure, []).append(run)
+    for structure, left in waiting.items():
+        size = runs_per_shard(structure)
+        shards += [_shard(left[start : start + size]) for start in range(0, len(left), size)]
+    return tuple(shards)
+
+
+def runs_per_shard(structure: Structure) -> int:
+    """Eight, or fewer where float32 parameters and optimizer state of eight would pass 64 MiB."""
+    state_tensors = {"sgd": 2, "adam": 3}[structure.optimizer]
+    per_run = 4 * state_tensors * structure.n_parameters(NORMS["affine"])
+    return max(1, min(SHARD_RUNS, SHARD_BYTES // per_run))
+
+
+def structure_of(setting: Setting, shape: DataShape) -> Structure:
+    """The tensor program that a setting needs."""
+    model, train = setting.model, setting.train
+    switches = NORMS[model.norm]
+    full_batch = train.batch_size == "full"
+    return Structure(
+        data=setting.data,
+        shape=shape,
+        hidden=model.hidden,
+        activation=model.activation,
+        placement=model.placement,
+        center=switches.center,
+        scale=switches.scale,
+        eps=model.eps,
+        epochs=train.epochs,
+        batch_size=shape.n_train if isinstance(train.batch_size, str) else train.batch_size,
+        full_batch=full_batch,
+        last_batch=train.last_batch,
+        optimizer=train.optimizer,
+        nesterov=train.nesterov,
+        adam_betas=train.adam_betas,
+        schedule=train.schedule,
+        step_every=train.step_every,
+    )
+
+
+def run_id(setting: Setting, axes: Sequence[str], seed: int) -> str:
+    """The readable id: ``norm=full,lr=0.1,seed=3``."""
+    return ",".join([*(f"{axis}={setting.shown(axis)}" for axis in axes), f"seed={seed}"])
+
+
+def setting_id(setting: Setting, axes: Sequence[str]) -> str:
+    """The readable id without the seed; ``all`` where nothing varies."""
+    return ",".join(f"{axis}={setting.shown(axis)}" for axis in axes) or "all"
+
+
+def _shard(runs: Sequence[Run]) -> Shard:
+    return Shard(_digest("/".join(run.key for run in runs)), runs[0].structure, tuple(runs))
+
+
+def _digest(text: str) -> str:
+    # The letter keeps spreadsheets and pandas from reading a name as a number.
+    return "x" + hashlib.sha256(text.encode()).hexdigest()[:15]
+
+
+def check_against_data(spec: Spec, shapes: Mapping[DataFields, DataShape]) -> None:
+    """Raise SpecError with every way in which a setting asks more of its data than they have."""
+    problems: list[Problem] = []
+    for setting in spec.settings:
+        shape, train = shapes[setting.data], setting.train
+        if shape.task == "regression" and setting.data.label_noise:
+            problems.append(spec.locate(setting, "data.label_noise", "is for classification; this is a regression"))
+        size = shape.n_train if isinstance(train.batch_size, str) else train.batch_size
+        if size > shape.n_train:
+            message = f"{size} rows per step, but only {shape.n_train} training rows (after test, validation and subset)"
+            problems.append(spec.locate(setting, "train.batch_size", message))
+        elif train.last_batch == "keep" and shape.n_train % size == 1 and NORMS[setting.model.norm].uses_statistics:
+            message = f"the last minibatch would hold 1 of {shape.n_train} rows, and one row has no variance; use drop"
+            problems.append(spec.locate(setting, "train.last_batch", message))
+    if problems:
+        raise SpecError(dict.fromkeys(problems))

@@ -1,0 +1,136 @@
+"""What the CSVs look like: which columns a study has, how numbers are written, how rows are quoted.
+
+UTF-8, LF, comma, ``%.9g`` (float32 round-trips), empty for what does not exist, ``nan`` and ``inf`` for what does.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from bnexp.measures import MEASURES, Column, Record, Table
+from bnexp.plan import Run
+from bnexp.spec import Spec, leaves
+from bnexp.training import Epoch, Outcome
+
+_METRIC_MEANING = {
+    "train": "mean over the epoch's minibatches, each taken before its step, by batch statistics",
+    "fit": "all training rows with the labels trained on, at epoch 0, the last epoch and every fit_every",
+    "val": "validation rows",
+    "test": "test rows",
+}
+OUTCOMES = (
+    Column("status", "", "pending, running, done, diverged or failed"),
+    Column("diverged_epoch", "epoch", "first epoch with a number that is not finite"),
+    Column("learned", "", "true if final training accuracy (R²) passed the threshold of learned_at"),
+    Column("n_parameters", "1", "trained numbers"),
+    Column("init_id", "", "w + checksum of the initial weight matrices"),
+    Column("order_id", "", "o + checksum of the first epoch's row order"),
+)
+ALWAYS = ("data", "hidden", "activation", "norm", "placement", "optimizer", "lr", "batch_size", "epochs")
+
+
+def curve_table(tasks: Iterable[str], evaluate: Sequence[str]) -> Table:
+    """curves.csv of a study: losses and accuracies (classification) or R² (regression), by each kind of statistics."""
+    tasks = set(tasks)
+    scores = [name for task, name in (("classification", "accuracy"), ("regression", "r2")) if task in tasks]
+    columns = []
+    for split, meaning in _METRIC_MEANING.items():
+        kinds = [""] if split == "train" else ["" if kind == "running" else f"_{kind}" for kind in evaluate]
+        for kind in kinds:
+            suffix = f", by {kind[1:]} statistics" if kind else ""
+            columns.append(Column(f"{split}_loss{kind}", "nats or squared SDs", meaning + suffix))
+            columns += [Column(f"{split}_{score}{kind}", "1", meaning + suffix) for score in scores]
+    return Table("curves", (), tuple(columns))
+
+
+def study_tables(spec: Spec, tasks: Iterable[str]) -> dict[str, Table]:
+    """Every per-epoch table of a study, by name."""
+    tables = [curve_table(tasks, spec.study.evaluate)]
+    for name in spec.measure:
+        tables += MEASURES[name].tables
+    return {table.name: table for table in tables}
+
+
+def header(table: Table) -> str:
+    """The header line of a per-epoch table."""
+    return line(["run", "epoch", *(c.name for c in table.labels), *table.names])
+
+
+def setting_columns(spec: Spec) -> tuple[str, ...]:
+    """The setting columns of runs.csv: seed, those that are always there, and whatever else varies."""
+    varying = set(spec.axes)
+    return ("seed", *(name for name in leaves() if name in ALWAYS or name in varying))
+
+
+def run_values(run: Run, columns: Sequence[str]) -> list[str]:
+    """A run's values for the setting columns, as text."""
+    return [str(run.seed) if name == "seed" else run.setting.shown(name) for name in columns]
+
+
+def outcome_header(curves: Table) -> list[str]:
+    """The outcome columns of runs.csv."""
+    return [*(column.name for column in OUTCOMES), *curves.names]
+
+
+def outcome_values(outcome: Outcome, curves: Table) -> list[str]:
+    """A run's values for the outcome columns, as text."""
+    return [
+        outcome.status,
+        "" if outcome.diverged_epoch is None else str(outcome.diverged_epoch),
+        str(outcome.learned).lower(),
+        str(outcome.n_parameters),
+        outcome.init_id,
+        outcome.order_id,
+        *(number(outcome.metrics[name]) if name in outcome.metrics else "" for name in curves.names),
+    ]
+
+
+def encode(epoch: Epoch, ids: Sequence[str], shard_of_run: Sequence[int], tables: Mapping[str, Table]) -> list[dict[str, str]]:
+    """The rows of one epoch as CSV text, one dict (table name → lines) per shard of the stack."""
+    lines: list[dict[str, list[str]]] = [{} for _ in range(max(shard_of_run) + 1)]
+    quoted = [line([run_id])[:-1] for run_id in ids]
+    for record in epoch.records:
+        template = _template(tables[record.table].names, record.columns)
+        labels = f",{epoch.number}," + "".join(f"{label}," for label in record.labels)
+        for index, values in enumerate(_numbers(record)):
+            if record.present is None or record.present[index]:
+                row = quoted[index] + labels + template % tuple(values)
+                lines[shard_of_run[index]].setdefault(record.table, []).append(row)
+    return [{name: "".join(rows) for name, rows in shard.items()} for shard in lines]
+
+
+def _numbers(record: Record) -> list[list[float]]:
+    # Adding zero turns −0 into 0: its sign can depend on neighbours that need an affine transform.
+    numbers: list[list[float]] = (record.values.double() + 0.0).tolist()
+    return numbers
+
+
+@lru_cache(maxsize=256)
+def _template(names: tuple[str, ...], present: tuple[str, ...]) -> str:
+    """A format string for the columns that exist; it takes the values in the order of ``present``."""
+    if [name for name in names if name in present] != list(present):
+        raise ValueError(f"columns {present} are not in the order of their table {names}")
+    return ",".join("%.9g" if name in present else "" for name in names) + "\n"
+
+
+def number(value: float) -> str:
+    """A number as the CSVs write it."""
+    return f"{value + 0.0:.9g}"
+
+
+def line(fields: Sequence[Any]) -> str:
+    """One CSV line, quoted where needed, with its newline."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(fields)
+    return buffer.getvalue()
+
+
+def first_field(row: str) -> str:
+    """The run id at the start of a CSV line."""
+    if row.startswith('"'):
+        return row[1 : row.index('"', 1)]
+    return row[: row.index(",")]
