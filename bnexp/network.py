@@ -4,8 +4,8 @@ Shapes: activations [run, unit, sample], weights [run, out, in], biases, γ and 
 is the output. Parameters live in a dict: ``weight1``, ``bias1``, ``gamma1``, ``beta1``, ``weight2``, …
 
 Nothing here reduces over runs, and every operation gives a run the same bits whatever its neighbours. That leans on
-facts about torch's CPU kernels which tests/test_stack_invariance.py holds fast: products are exact when the number of
-samples, or else both other sides, are multiples of four; ``tanh`` is exact, ``torch.sigmoid`` is not (its vector body and
+facts about torch's CPU kernels which tests/test_stack_invariance.py holds fast: products are exact when inputs and
+samples are multiples of four; ``tanh`` is exact, ``torch.sigmoid`` is not (its vector body and
 its scalar tail round differently).
 """
 
@@ -57,14 +57,14 @@ ACTIVATIONS = {"sigmoid": sigmoid, "tanh": torch.tanh, "relu": torch.relu, "line
 def product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     """W·x + b for every run: [run, out, in] × [run, in, sample] → [run, out, sample].
 
-    Where the number of samples is no multiple of four, the other two sides are padded to one: the matrix kernels then
-    take the same path for every run of a stack.
+    Inputs and samples are padded with zeros to multiples of four: the matrix kernels then give each run the same bits
+    whatever the number of runs, forward and backward.
     """
-    if x.shape[-1] % 4 == 0:
-        return torch.bmm(weight, x) if bias is None else torch.baddbmm(bias[:, :, None], weight, x)
-    n_out, n_in = weight.shape[1:]
-    padded = torch.bmm(F.pad(weight, (0, -n_in % 4, 0, -n_out % 4)), F.pad(x, (0, 0, 0, -n_in % 4)))[:, :n_out]
-    return padded if bias is None else padded + bias[:, :, None]
+    n_in, n = x.shape[1:]
+    if n_in % 4 or n % 4:
+        weight, x = F.pad(weight, (0, -n_in % 4)), F.pad(x, (0, -n % 4, 0, -n_in % 4))
+    y = torch.bmm(weight, x) if bias is None else torch.baddbmm(bias[:, :, None], weight, x)
+    return y[:, :, :n].contiguous() if n % 4 else y
 
 
 def forward(

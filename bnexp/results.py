@@ -1,0 +1,334 @@
+"""Results folders to DataFrames: the hinge between training and everything that looks at it. No torch here.
+
+A folder is read from its top CSVs if ``meta.json`` records exactly the shards that are committed, or if it has no
+``shards/`` at all (a showcase, a mail); otherwise from the committed shards, so that a study that is still training can
+be read at any time. Settings come from ``spec.yaml``; a CSV only adds outcomes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from pandas import DataFrame, Series
+
+from bnexp.errors import DamagedResults, ResultsError, SpecError
+from bnexp.loading import load_spec
+from bnexp.plan import run_id
+from bnexp.spec import Setting, Spec, leaves, show
+
+SCHEMA = 1  # of meta.json; a larger number is a newer version of bnexp
+ROOT = Path("results")
+SPEC, META, RUNS, SHARDS, COMMIT = "spec.yaml", "meta.json", "runs.csv", "shards", "commit.json"
+ALWAYS = ("data", "hidden", "activation", "norm", "placement", "optimizer", "lr", "batch_size", "epochs")
+OUTCOMES = ("status", "diverged_epoch", "learned", "n_parameters", "init_id", "order_id")
+STATUSES = ("pending", "running", "done", "diverged", "failed")
+_TEXT = ("run", "status", "learned", "init_id", "order_id", "tap")  # never numbers, even where all are empty
+_WITHOUT_RUNS = ("items",)  # tables whose rows are not runs and epochs
+_R2 = re.compile(r"((?:train|fit|val|test)_)r2((?:_\w+)?)")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A folder that holds CSVs; ``ids`` maps each run id written there to the run id of the plan.
+
+    ``whole``: its runs.csv must have a row for each of them, as that of a committed shard does.
+    """
+
+    folder: Path
+    ids: Mapping[str, str]
+    whole: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """One results folder. ``runs`` has one row per run in plan order, runs that are not finished included."""
+
+    folder: Path
+    spec: Spec
+    meta: dict[str, Any]
+    runs: DataFrame
+    parts: tuple[Part, ...] = field(repr=False, default=())
+    _read: dict[str, DataFrame | None] = field(init=False, repr=False, default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return self.spec.name
+
+    def table(self, name: str) -> DataFrame | None:
+        """The rows of one tidy CSV (curves, activations, units, parameters, items, …); None if it was not recorded."""
+        if name == "runs":
+            return self.runs
+        if name not in self._read:
+            self._read[name] = _read_table(self.parts, name)
+        return self._read[name]
+
+
+def load_results(folders: Sequence[Path] = ()) -> tuple[Results, ...]:
+    """Read results folders; none given means every folder under ``results/`` that has a spec, by name."""
+    return tuple(_load(Path(folder)) for folder in folders or _found())
+
+
+def with_derived(frame: DataFrame) -> DataFrame:
+    """Add derived metrics as columns: ``<split>_unexplained`` = 1 − ``<split>_r2``, a share of variance."""
+    matches = [match for name in frame.columns if (match := _R2.fullmatch(str(name)))]
+    return frame.assign(**{f"{match[1]}unexplained{match[2]}": 1.0 - frame[match[0]] for match in matches})
+
+
+def setting_columns(spec: Spec) -> tuple[str, ...]:
+    """The leaf names that stand as columns in runs.csv: those of every study, then whatever else varies."""
+    return (*ALWAYS, *(axis for axis in spec.axes if axis not in ALWAYS))
+
+
+def planned_runs(spec: Spec) -> dict[str, tuple[Setting, int]]:
+    """Readable run id -> (setting, seed), for every run of the spec."""
+    axes = spec.axes
+    return {run_id(setting, axes, seed): (setting, seed) for setting in spec.settings for seed in spec.seeds}
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def _found() -> list[Path]:
+    folders = sorted(path.parent for path in ROOT.glob(f"*/{SPEC}"))
+    if not folders:
+        raise ResultsError(f"no results under {ROOT}/; train an experiment first: bnexp train CONFIG")
+    return folders
+
+
+def _load(folder: Path) -> Results:
+    _check_is_results(folder)
+    meta = _read_json(folder / META)
+    _check_schema(folder, meta)
+    spec = _read_spec(folder)
+    planned = planned_runs(spec)
+    order = _plan_order(folder, meta, planned)
+    parts = _parts(folder, meta, order)
+    frames = [_read_outcomes(part) for part in parts]
+    return Results(folder, spec, meta, _join(spec, planned, order, frames, folder), parts)
+
+
+def _check_is_results(folder: Path) -> None:
+    if not folder.is_dir():
+        there = "is not a folder" if folder.exists() else "there is no such folder"
+        raise ResultsError(f"{folder}: {there}; bnexp train CONFIG makes a results folder")
+    if (folder / SPEC).exists():
+        return
+    if any((folder / name).exists() for name in (META, RUNS, SHARDS)):
+        raise DamagedResults(f"{folder / SPEC}: missing; without it nobody knows what the rows of {folder} mean")
+    inside = sorted(path.parent.name for path in folder.glob(f"*/{SPEC}"))
+    hint = f"name a folder inside it: {', '.join(inside[:5])}" if inside else "bnexp train CONFIG makes one"
+    raise ResultsError(f"{folder}: not a results folder, it has no {SPEC}; {hint}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DamagedResults(f"{path}: missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedResults(f"{path}: cannot be read: {error}") from None
+    if not isinstance(data, dict):
+        raise DamagedResults(f"{path}: not a JSON object")
+    return data
+
+
+def _check_schema(folder: Path, meta: Mapping[str, Any]) -> None:
+    schema = meta.get("schema")
+    if not isinstance(schema, int) or isinstance(schema, bool):
+        raise DamagedResults(f"{folder / META}: no schema number")
+    if schema > SCHEMA:
+        message = f"written by a newer bnexp (schema {schema}; this version reads up to {SCHEMA}); upgrade bnexp"
+        raise DamagedResults(f"{folder}: {message}")
+
+
+def _read_spec(folder: Path) -> Spec:
+    try:
+        return load_spec(folder / SPEC)
+    except SpecError as error:
+        raise DamagedResults(f"{folder / SPEC}: cannot be read:\n{error}") from None
+
+
+def _ids(path: Path, data: Mapping[str, Any]) -> dict[str, str]:
+    """Stable key -> readable id, from the ``runs`` of meta.json or commit.json, in their order."""
+    runs = data.get("runs")
+    valid = isinstance(runs, list) and all(
+        isinstance(run, dict) and isinstance(run.get("id"), str) and isinstance(run.get("key"), str) for run in runs
+    )
+    if not valid:
+        raise DamagedResults(f"{path}: runs is not a list of ids and keys")
+    found = {run["key"]: run["id"] for run in cast(list[dict[str, str]], runs)}
+    if len(found) != len(cast(list[Any], runs)) or len(set(found.values())) != len(found):
+        raise DamagedResults(f"{path}: the same run stands there twice")
+    return found
+
+
+def _plan_order(folder: Path, meta: Mapping[str, Any], planned: Mapping[str, object]) -> dict[str, str]:
+    """Stable key -> readable id in plan order; what meta.json lists must be what spec.yaml says."""
+    order = _ids(folder / META, meta)
+    odd = sorted(set(order.values()) ^ set(planned))
+    if odd:
+        raise DamagedResults(f"{folder / META}: does not list the runs of {SPEC}; run {odd[0]} is in one of them only")
+    return order
+
+
+def _parts(folder: Path, meta: Mapping[str, Any], order: Mapping[str, str]) -> tuple[Part, ...]:
+    """Where the rows lie: the folder itself, or its committed shards in plan order."""
+    top = Part(folder, {name: name for name in order.values()}, whole=False)
+    recorded = meta.get("committed", [])
+    if not isinstance(recorded, list):
+        raise DamagedResults(f"{folder / META}: committed is not a list")
+    if not (folder / SHARDS).is_dir():
+        waiting = not recorded and not (folder / RUNS).exists()  # training is about to begin
+        return () if waiting else (top,)
+    shards = sorted(path.parent for path in (folder / SHARDS).glob(f"*/{COMMIT}"))
+    if shards and sorted(map(str, recorded)) == [shard.name for shard in shards] and _is_current(top):
+        return (top,)
+    parts = [_shard(shard, order) for shard in shards]
+    position = {name: index for index, name in enumerate(order.values())}
+    return tuple(sorted(parts, key=lambda part: min((position[i] for i in part.ids.values()), default=0)))
+
+
+def _is_current(top: Part) -> bool:
+    """Whether the top CSVs use the plan's ids: an extended study renames runs before it writes them again."""
+    frame = _read_csv(top.folder / RUNS, ("run",))
+    return set(frame["run"]) <= set(top.ids)
+
+
+def _shard(folder: Path, order: Mapping[str, str]) -> Part:
+    path = folder / COMMIT
+    ids = _ids(path, _read_json(path))
+    for key, name in ids.items():
+        if key not in order:
+            raise DamagedResults(f"{path}: holds run {name}, which is not in the plan")
+    return Part(folder, {name: order[key] for key, name in ids.items()}, whole=True)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def _read_csv(path: Path, required: Sequence[str]) -> DataFrame:
+    """Read a CSV as bnexp writes it: empty and ``nan`` are NaN in columns of numbers, text stays as it is written."""
+    try:
+        raw = path.read_bytes()
+        if not raw.endswith(b"\n"):
+            raise ValueError("its last line is cut off")
+        frame = pd.read_csv(io.BytesIO(raw), keep_default_na=False, na_values=["", "nan"], low_memory=False)
+        text = [name for name in frame.columns if name in _TEXT or not _is_number(frame[name])]
+        if text:
+            frame[text] = pd.read_csv(io.BytesIO(raw), usecols=text, dtype=str, na_filter=False)[text]
+    except FileNotFoundError:
+        raise DamagedResults(f"{path}: missing") from None
+    except (OSError, ValueError) as error:  # pandas' parser errors and bad UTF-8 are ValueErrors
+        raise DamagedResults(f"{path}: cannot be read: {error}") from None
+    missing = [name for name in required if name not in frame.columns]
+    if missing:
+        raise DamagedResults(f"{path}: no column {', '.join(missing)}")
+    # pandas takes surplus fields for an index instead of refusing them
+    if len(frame) and (frame.index[0] != 0 or frame.index[-1] != len(frame) - 1):
+        raise DamagedResults(f"{path}: its rows have more fields than its head")
+    return frame
+
+
+def _is_number(column: Series[Any]) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def _named_by_plan(frame: DataFrame, part: Part, path: Path) -> DataFrame:
+    """Replace the run ids written in the file by those of the plan."""
+    unknown = set(frame["run"]) - set(part.ids)
+    if unknown:
+        raise DamagedResults(f"{path}: run {min(unknown)} does not belong there")
+    return frame.assign(run=frame["run"].map(dict(part.ids)))
+
+
+def _read_table(parts: Sequence[Part], name: str) -> DataFrame | None:
+    frames = []
+    for part in parts:
+        path = part.folder / f"{name}.csv"
+        if not path.is_file():
+            continue
+        if name in _WITHOUT_RUNS:
+            frames.append(_read_csv(path, ()))
+        else:
+            frames.append(_named_by_plan(_read_csv(path, ("run", "epoch")), part, path))
+    return _concatenated(frames) if frames else None
+
+
+def _concatenated(frames: Sequence[DataFrame]) -> DataFrame:
+    """All rows, with the union of the columns (a classification and a regression have different ones)."""
+    filled = [frame for frame in frames if len(frame)] or list(frames[:1])
+    joined = pd.concat(filled, ignore_index=True)
+    for name in joined.columns:
+        if not _is_number(joined[name]):
+            joined[name] = joined[name].fillna("")
+    return joined
+
+
+def _read_outcomes(part: Part) -> DataFrame:
+    """The outcome columns of one runs.csv, checked, with the plan's run ids."""
+    path = part.folder / RUNS
+    frame = _named_by_plan(_read_csv(path, ("run", *OUTCOMES)), part, path)
+    if frame["run"].duplicated().any():
+        raise DamagedResults(f"{path}: run {frame['run'][frame['run'].duplicated()].iloc[0]} stands there twice")
+    absent = set(part.ids.values()) - set(frame["run"]) if part.whole else ()
+    if absent:
+        raise DamagedResults(f"{path}: no row for run {min(absent)}")
+    bad = frame[~frame["status"].isin(STATUSES)]
+    if len(bad):
+        raise DamagedResults(f"{path}: run {bad['run'].iloc[0]} has status {bad['status'].iloc[0]!r}")
+    unclear = frame[
+        ~frame["learned"].isin(["true", "false", ""]) | ((frame["status"] == "done") & (frame["learned"] == ""))
+    ]
+    if len(unclear):
+        raise DamagedResults(f"{path}: run {unclear['run'].iloc[0]} does not say whether it learned (true or false)")
+    return frame
+
+
+def _join(
+    spec: Spec,
+    planned: Mapping[str, tuple[Setting, int]],
+    order: Mapping[str, str],
+    frames: Sequence[DataFrame],
+    folder: Path,
+) -> DataFrame:
+    """One row per run of the plan: its setting, and its outcome where there is one; else status pending."""
+    settings = _setting_frame(spec, planned, list(order.values()))
+    found = _concatenated(frames) if frames else DataFrame({"run": Series(dtype=str)})
+    if found["run"].duplicated().any():
+        raise DamagedResults(f"{folder}: run {found['run'][found['run'].duplicated()].iloc[0]} is in two shards")
+    metrics = [name for name in found.columns if name not in (*settings.columns, *OUTCOMES)]
+    outcomes = found.reindex(columns=["run", *OUTCOMES, *metrics])
+    runs = settings.merge(outcomes, on="run", how="left", validate="one_to_one")
+    runs["status"] = runs["status"].astype(object).fillna("pending").astype(str)
+    for name in ("init_id", "order_id"):
+        runs[name] = runs[name].astype(object).fillna("").astype(str)
+    runs["learned"] = runs["learned"].astype(object).map({"true": True, "false": False}).astype("boolean")
+    return runs
+
+
+def _setting_frame(spec: Spec, planned: Mapping[str, tuple[Setting, int]], order: Sequence[str]) -> DataFrame:
+    """The columns that say what each run is."""
+    columns: dict[str, Any] = {"run": list(order), "seed": [planned[name][1] for name in order]}
+    settings = [planned[name][0] for name in order]
+    fields = leaves()
+    for leaf in setting_columns(spec):
+        section, name = fields[leaf]
+        columns[leaf] = _numbers_or_text([getattr(getattr(setting, section), name) for setting in settings])
+    return DataFrame(columns)
+
+
+def _numbers_or_text(values: Sequence[Any]) -> list[Any]:
+    """Values of one field as a column: numbers where all are (none is NaN), else the text of run ids."""
+    given = [value for value in values if value is not None]
+    if given and all(isinstance(value, int | float) and not isinstance(value, bool) for value in given):
+        return [np.nan if value is None else value for value in values]
+    return [show(value) for value in values]

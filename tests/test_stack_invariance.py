@@ -1,0 +1,120 @@
+"""A run alone and the same run among any neighbours: the same bits, in float32 on the CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tools import make_dataset, make_spec, outcome_of_each, runs_of
+
+import bnexp.network
+import bnexp.training
+
+SPEC = """
+data: digits
+model: {{hidden: {hidden}, activation: {activation}, norm: {norms}, placement: {placement}}}
+train: {{epochs: 1, batch_size: {batch_size}, lr: [0.1, 0.7, 3], optimizer: {optimizer}, last_batch: keep}}
+seeds: 10
+probe: {probe}
+"""
+
+
+def study(norms="[none]", activation="relu", placement="pre", batch_size=32, optimizer="sgd", n_classes=3, probe=24):
+    hidden = "[9, 6]" if batch_size % 4 else "[7, 5]"
+    spec = make_spec(
+        SPEC.format(
+            norms=norms,
+            activation=activation,
+            placement=placement,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            hidden=hidden,
+            probe=probe,
+        )
+    )
+    dataset = make_dataset(n_train=98, n_inputs=5, n_classes=n_classes)
+    return spec, dataset, runs_of(spec, dataset)
+
+
+@pytest.mark.parametrize(("batch_size", "probe", "optimizer"), [(32, 24, "sgd"), (7, 21, "adam"), (30, 98, "sgd")])
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "linear"])
+@pytest.mark.parametrize("norms", ["[none]", "[standardize]", "[center]", "[scale]", "[full, gamma, beta]", "[affine]"])
+def test_every_run_of_every_stack_equals_itself_alone(norms, activation, batch_size, probe, optimizer):
+    spec, dataset, runs = study(norms, activation, batch_size=batch_size, probe=probe, optimizer=optimizer)
+    if batch_size == 30 and activation in ("linear", "tanh"):
+        pytest.skip("a third batch size is enough with two activations")
+    chosen = runs[:30]
+    alone = {}
+    for run in chosen:
+        alone |= outcome_of_each(spec, dataset, [run])
+    for size in (2, 3, 8, 30):
+        for stack in (chosen[:size], chosen[-size:]):
+            together = outcome_of_each(spec, dataset, stack)
+            wrong = [run_id for run_id, found in together.items() if found != alone[run_id]]
+            assert not wrong, f"stack of {size}"
+
+
+@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("n_classes", [1, 3])
+def test_neighbours_with_and_without_affine_do_not_matter(placement, n_classes):
+    spec, dataset, runs = study("[standardize, full]", "tanh", placement, n_classes=n_classes)
+    together = outcome_of_each(spec, dataset, runs[:12])
+    plain = [run for run in runs[:12] if run.setting.model.norm == "standardize"]
+    assert outcome_of_each(spec, dataset, plain) == {run.id: together[run.id] for run in plain}
+
+
+def test_the_test_can_fail(monkeypatch):
+    """With torch's own sigmoid, whose vector body and tail differ, the last runs of a stack change."""
+    monkeypatch.setitem(bnexp.network.ACTIVATIONS, "sigmoid", torch.sigmoid)
+    differs = False
+    for batch_size in (7, 30, 32):
+        spec, dataset, runs = study("[none]", "sigmoid", batch_size=batch_size)
+        alone = {}
+        for run in runs[:8]:
+            alone |= outcome_of_each(spec, dataset, [run])
+        differs |= outcome_of_each(spec, dataset, runs[:8]) != alone
+    assert differs
+
+
+@pytest.mark.parametrize("slot", [0, 4, 8])
+@pytest.mark.parametrize("norms", ["[none]", "[full]"])
+def test_quarantine_of_a_run_that_explodes(slot, norms):
+    spec, dataset, runs = study(norms)
+    calm = [run for run in runs if run.setting.train.lr == 0.1][:8]
+    wild_spec = make_spec(
+        SPEC.format(
+            norms=norms, activation="relu", placement="pre", batch_size=32, optimizer="sgd", hidden="[7, 5]", probe=24
+        ),
+        "train.lr=1e30",
+    )
+    wild = runs_of(wild_spec, dataset)[0]
+    before = outcome_of_each(spec, dataset, calm)
+    together = outcome_of_each(spec, dataset, [*calm[:slot], wild, *calm[slot:]])
+    assert "diverged" in together[wild.id][1]
+    assert {run.id: together[run.id] for run in calm} == before
+
+
+@pytest.mark.parametrize("slot", [0, 4, 7])
+def test_quarantine_of_an_injected_infinity(slot, monkeypatch):
+    spec, dataset, runs = study("[standardize, full]")
+    chosen = runs[:8]
+    before = outcome_of_each(spec, dataset, chosen)
+    honest = bnexp.training.initialize
+
+    def poisoned(structure, runs, dtype):
+        parameters = honest(structure, runs, dtype)
+        parameters["weight2"][slot, 0, 0] = torch.inf
+        return parameters
+
+    monkeypatch.setattr(bnexp.training, "initialize", poisoned)
+    after = outcome_of_each(spec, dataset, chosen)
+    assert "diverged" in after[chosen[slot].id][1]
+    others = [run.id for index, run in enumerate(chosen) if index != slot]
+    assert {run_id: after[run_id] for run_id in others} == {run_id: before[run_id] for run_id in others}
+
+
+def test_none_is_the_same_before_and_after_the_activation():
+    found = []
+    for placement in ("pre", "post"):
+        spec, dataset, runs = study("[none]", "tanh", placement)
+        found.append([(text[0][-1], arrays) for text, _, arrays in outcome_of_each(spec, dataset, runs[:6]).values()])
+    assert found[0] == found[1]
