@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import os.path
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -136,15 +137,15 @@ def read_images(fields: DataFields) -> Raw:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "no such folder"
+    if not os.path.isdir(folder):
+        what = "is not a folder" if os.path.exists(folder) else "no such folder"
         raise DataError(f"{folder}: {what}; data.path must be the folder of the four IDX files, {', '.join(IDX_FILES)}")
     return [_plain_or_gz(folder, name) for name in IDX_FILES]
 
 
 def _plain_or_gz(folder: Path, name: str) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     raise DataError(f"{folder}: no file {name} or {name}.gz; put the four original IDX files there")
 
@@ -269,8 +270,8 @@ def read_csv(fields: DataFields) -> Raw:
 
 def _own_file(fields: DataFields) -> Path:
     path = Path(fields.path or "")
-    if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "no such file" if not path.exists() else "not a file"
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long or a folder closed
+        what = "is a folder, not a file" if os.path.isdir(path) else "no such file"
         raise DataError(f"{path}: {what}; data.path must be a {fields.name} file")
     return path
 
@@ -280,7 +281,7 @@ def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
     row = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            for row, cells in enumerate(csv.reader(stream, strict=True), 1):
+            for row, cells in enumerate(csv.reader(stream, strict=True, skipinitialspace=True), 1):
                 if cells:
                     yield row, [cell.strip() for cell in cells]
     except UnicodeDecodeError:
@@ -407,10 +408,10 @@ NamedArray = tuple[str, Array]
 def _npz_arrays(path: Path) -> list[NamedArray]:
     split, whole = ["x_train", "y_train", "x_test", "y_test"], ["x", "y"]
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{path}: a single array, not an npz archive; write it with numpy.savez(path, x=…, y=…)")
-        with archive:
+        with path.open("rb") as stream:  # opened here, as numpy leaves a damaged archive open
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: a single array, not an archive; write it with numpy.savez(path, x=…, y=…)")
             found = set(archive.files)
             wanted = split if found >= set(split) else whole
             if not found >= set(wanted):

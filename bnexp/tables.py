@@ -37,13 +37,13 @@ def curve_table(tasks: Iterable[str], evaluate: Sequence[str]) -> Table:
     """curves.csv of a study: losses and accuracies (classification) or R² (regression), by each kind of statistics."""
     tasks = set(tasks)
     scores = [name for task, name in (("classification", "accuracy"), ("regression", "r2")) if task in tasks]
-    columns = []
-    for split, meaning in _METRIC_MEANING.items():
-        kinds = [""] if split == "train" else ["" if kind == "running" else f"_{kind}" for kind in evaluate]
-        for kind in kinds:
-            suffix = f", by {kind[1:]} statistics" if kind else ""
-            columns.append(Column(f"{split}_loss{kind}", "nats or squared SDs", meaning + suffix))
-            columns += [Column(f"{split}_{score}{kind}", "1", meaning + suffix) for score in scores]
+    columns: list[Column] = []
+    for kind in ["train", *evaluate]:
+        suffix = "" if kind in ("train", "running") else f"_{kind}"
+        for split in ["train"] if kind == "train" else ["fit", "val", "test"]:
+            meaning = _METRIC_MEANING[split] + (f", by {kind} statistics" if suffix else "")
+            columns.append(Column(f"{split}_loss{suffix}", "nats or squared SDs", meaning))
+            columns += [Column(f"{split}_{score}{suffix}", "1", meaning) for score in scores]
     return Table("curves", (), tuple(columns))
 
 

@@ -154,7 +154,7 @@ def test_digits_counts_and_values() -> None:
     assert (len(dataset.train), len(dataset.test), dataset.n_inputs) == (1437, 360, 64)
     assert dataset.classes == tuple("0123456789")
     assert {0.0, 16.0} <= set(np.unique(dataset.train.features)) <= set(range(17))
-    # Of scikit-learn's documentation: the sum of all pixels of all 1797 rows.
+    # Counted on the source file.
     total = dataset.train.features.sum(dtype=np.float64) + dataset.test.features.sum(dtype=np.float64)
     assert total == 561718
 
@@ -274,8 +274,8 @@ def test_blobs_and_spirals_are_where_they_should_be() -> None:
     radius, angle = np.hypot(*x.T), np.arctan2(x[:, 1], x[:, 0])
     expected = 2 * np.pi * (k / 3 + 0.75 * radius)
     off = np.angle(np.exp(1j * (angle - expected)))
-    assert np.abs(off[radius > 0.5]).max() < 1
-    assert np.abs(np.median(off[radius > 0.5])) < 0.02
+    assert np.abs(off[radius > 0.5]).max() < 1.5  # about five SDs of .05 along and across the arm
+    assert np.abs(np.median(off[radius > 0.5])) < 0.06  # noise makes radii a little larger
     for dataset in (blobs, spirals):
         assert np.bincount(dataset.train.targets).tolist() == [1000] * 3
         # In random order: evenly spaced rows are not all of one class.
@@ -311,7 +311,7 @@ def test_teacher_by_hand() -> None:
 
 
 def test_a_teacher_without_beta_is_odd_about_the_mean() -> None:
-    """Why β matters: of a standardizing tanh teacher the even part about the mean vanishes; of a full one it does not."""
+    """Why β matters: a tanh teacher that only standardizes is odd about the mean; a full one is not."""
     from bnexp.generated import _teach
 
     half = np.random.default_rng(0).standard_normal((100, 4))
@@ -428,13 +428,12 @@ def test_csv_regression_targets_are_standardized_by_training_rows(tmp_path: Path
 
 def test_csv_dialects(tmp_path: Path) -> None:
     """A byte order mark, CRLF, quotes, blanks around cells and blank lines are all fine, and change nothing."""
-    plain = write_csv(tmp_path, [(i, "a,b" if i % 2 else "é") for i in range(20)], name="plain.csv")
-    Path(plain).write_text("a,y\n" + "".join(f"{i},{'a;b' if i % 2 else 'é'}\n" for i in range(20)), encoding="utf-8")
+    plain = write_csv(tmp_path, [(i, "ab"[i % 2]) for i in range(20)])
     odd = tmp_path / "odd.csv"
-    lines = ["a, y", *(f' "{i}" ,{"a;b" if i % 2 else "é"} '.replace(' "', '"') for i in range(20)), "", ""]
+    lines = ["a, y", *(f' {i} , "{"é" if i % 2 else "a,b"}"' for i in range(20)), "", ""]
     odd.write_bytes("\ufeff".encode() + "\r\n".join(lines).encode())
     assert same(load("csv", path=plain, target="y"), load("csv", path=str(odd), target="y"))
-    assert load("csv", path=str(odd), target="y").classes == ("a;b", "é")
+    assert load("csv", path=str(odd), target="y").classes == ("a,b", "é")
 
 
 GOOD = [(i, i % 2) for i in range(20)]
@@ -500,6 +499,8 @@ def test_missing_file_and_folder_for_file(tmp_path: Path, name: str) -> None:
     fields = {"target": "y"} if name == "csv" else {}
     assert f"{tmp_path / 'none'}: no such file" in error(name, path=str(tmp_path / "none"), **fields)
     assert f"{tmp_path}: is a folder, not a file" in error(name, path=str(tmp_path), **fields)
+    assert "no such file" in error(name, path="x" * 5000, **fields)
+    assert "no such file" in error(name, path="x\0y", **fields)
 
 
 def test_an_outlier_that_float32_cannot_hold(tmp_path: Path) -> None:
@@ -507,7 +508,7 @@ def test_an_outlier_that_float32_cannot_hold(tmp_path: Path) -> None:
     dataset = load("csv", path=path, target="y", test=0.1)
     assert all(np.isfinite(rows.features).all() for rows in parts(dataset))
     held = load("csv", path=path, target="y", data_seed=seed_that_holds_out(path), test=0.5, feature_scale="none")
-    assert 3e38 > held.train.features.max()
+    assert held.train.features.max() < 1 < held.test.features.max()
     message = error("csv", path=path, target="y", data_seed=seed_that_holds_out(path), test=0.5)
     assert f"{path}: a value is too many SDs from the training mean" in message
 
@@ -601,7 +602,7 @@ def test_npz_that_is_something_else(tmp_path: Path) -> None:
     path = Path(write_npz(tmp_path, x=X, y=Y))
     whole = path.read_bytes()
     np.save(tmp_path / "one.npy", X)
-    assert "one.npy: a single array, not an npz archive" in error("npz", path=str(tmp_path / "one.npy"))
+    assert "one.npy: a single array, not an archive" in error("npz", path=str(tmp_path / "one.npy"))
     for bad in (b"", b"hello", whole[: len(whole) // 2], whole.replace(b"descr", b"desxr"), b"\x80\x04K\x01."):
         path.write_bytes(bad)
         assert f"{path}: cannot be read as npz" in error("npz", path=str(path))
@@ -716,6 +717,7 @@ def test_idx_folder_errors(tmp_path: Path) -> None:
         "mnist", path=str(tmp_path)
     )
     assert f"{tmp_path / 'none'}: no such folder" in error("mnist", path=str(tmp_path / "none"))
+    assert "no such folder" in error("mnist", path="x" * 5000)
     other = write_images(tmp_path)[0]
     assert f"{other}: is not a folder; data.path must be the folder of the four" in error("mnist", path=str(other))
 
@@ -787,22 +789,28 @@ def test_download_of_something_else_is_refused(tmp_path: Path, cache: Path, serv
     message = error("mnist")
     assert "cannot download" in message
     assert "hash" in message
-    (tmp_path / "served" / f"{IDX_FILES[1]}.gz").unlink()
-    assert "404" in error("mnist")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
-def test_offline(cache: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "text", "reason"),
+    [
+        ("ConnectionError", "Name or service not known\nand much more", "Name or service not known"),
+        ("HTTPError", "404 Client Error", "404 Client Error"),
+        ("Timeout", "", "Timeout"),
+    ],
+)
+def test_offline(monkeypatch: pytest.MonkeyPatch, name: str, kind: str, text: str, reason: str) -> None:
     import pooch
     import requests
 
     def offline(url: str, **options: Any) -> str:
-        raise requests.ConnectionError("Name or service not known\nand much more")
+        raise getattr(requests, kind)(text)
 
     monkeypatch.setattr(pooch, "retrieve", offline)
     message = error(name)
     assert message.startswith(f"data {name}: cannot download http")
-    assert "train-images-idx3-ubyte.gz (Name or service not known); go online" in message
+    assert f"train-images-idx3-ubyte.gz ({reason}); go online" in message
     assert message.endswith("data.path: FOLDER")
 
 

@@ -1,0 +1,312 @@
+"""Results to comparisons: the story of ``bnexp compare``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bnexp.comparison.choice import Choice, choose, in_order
+from bnexp.comparison.intervals import Estimate, Scale
+from bnexp.comparison.metrics import Metric, choosers, metric_of
+from bnexp.comparison.rows import FEWEST_PAIRS, Extra, Row, is_recorded, make_row
+from bnexp.comparison.selection import (
+    Cell,
+    Member,
+    Outcome,
+    Runs,
+    axes_of,
+    cells_of,
+    check_field,
+    default_baseline,
+    is_regression,
+    keep,
+    members_of,
+    on_axes,
+    parse_baseline,
+    split,
+)
+from bnexp.errors import UsageError, did_you_mean
+from bnexp.results import Results
+
+NOT_COVERED = (  # rule 10: every report says this
+    "Intervals are over seeds. They do not cover the data split, other test rows, the architecture, the choice of data "
+    "set or the grid of learning rates."
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every setting of one group of a study against its baseline.
+
+    ``group`` is what all rows share (the data set, fields named in ``by``); ``axes`` are the fields that vary. ``rows``
+    has every setting, compared at equal values; ``best_rows`` one row per setting of the other axes, each seed at the
+    value of ``tune`` that ``tuned_by`` finds best on the other seeds; it is empty if nothing can be tuned, and
+    ``notes`` say why.
+    """
+
+    name: str
+    group: dict[str, str]
+    metric: str
+    scale: Scale
+    higher_is_better: bool
+    baseline: str
+    axes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    best_rows: tuple[Row, ...]
+    tune: str | None
+    tuned_by: str
+    notes: tuple[str, ...]
+
+
+def compare_runs(
+    results: Results,
+    baseline: str | Mapping[str, str] | None = None,
+    metric: str | None = None,
+    where: Mapping[str, list[str] | str] | None = None,
+    by: Sequence[str] = (),
+    tune: str | None = "lr",
+) -> tuple[Comparison, ...]:
+    """Compare the settings of a study, in one Comparison per data set and per value of the ``by`` fields."""
+    if tune is not None:
+        check_field(tune, "tune")
+    members = members_of(results)
+    wanted = None if metric is None else _named_metric(metric, members)
+    members = keep(members, where or {})
+    partial = parse_baseline(baseline, members)
+    compared, left_out = [], []
+    for group, inside in split(members, by):
+        measured = wanted or _default_metric(inside)
+        if wanted and not is_recorded(_outcomes(inside), wanted):
+            left_out.append(_text(group) or results.name)
+            continue
+        fields = default_baseline(inside) if partial is None else partial
+        compared.append(_compare(results, group, inside, measured, fields, tune))
+    if not left_out:
+        return tuple(compared)
+    note = f"{metric} was not recorded for {'; '.join(left_out)}"
+    if not compared:
+        raise UsageError(f"metric: {note}{_why_absent(str(metric), members)}")
+    return tuple(replace(comparison, notes=(*comparison.notes, note)) for comparison in compared)
+
+
+def to_records(comparison: Comparison) -> list[dict[str, Any]]:
+    """One flat record per row, for JSON and CSV; what is not finite (a failed run, no value) is None."""
+    tables = (("equal values", comparison.rows), (f"best {comparison.tune}", comparison.best_rows))
+    return [_record(comparison, table, row) for table, rows in tables for row in rows]
+
+
+def _record(comparison: Comparison, table: str, row: Row) -> dict[str, Any]:
+    record: dict[str, Any] = {"study": comparison.name, **comparison.group, "metric": comparison.metric, "table": table}
+    record |= {leaf: row.setting.get(leaf, "") for leaf in comparison.axes}
+    record |= {"is_baseline": row.is_baseline, "n": row.n, "n_learned": row.n_learned}
+    record |= {"n_diverged": row.n_diverged, "n_missing": row.n_missing}
+    named = {"learned_share": row.learned_share, "": row.estimate, "of_learned": row.of_learned}
+    for name, estimate in {**named, "difference": row.difference}.items():
+        record |= _flat(name, estimate)
+    record |= {"baseline": comparison.baseline, "paired": row.paired, "correlation": row.correlation}
+    record |= {"p_sign_flip": row.p_sign_flip, "p_sign": row.p_sign, "p_mcnemar": row.p_mcnemar}
+    record["chosen"] = "; ".join(f"{value} in {count}" for value, count in (row.chosen or {}).items())
+    record["within_one_se"] = "; ".join(row.within_one_se)
+    record["note"] = row.note
+    return record
+
+
+def _flat(name: str, estimate: Estimate | None) -> dict[str, Any]:
+    """An estimate's numbers, its kind and why it has no interval, each under the name."""
+    prefix = f"{name}_" if name else ""
+    numbers = {key: getattr(estimate, key, None) for key in ("center", "low", "high", "sd")}
+    finite = {key: value if value is not None and math.isfinite(value) else None for key, value in numbers.items()}
+    words = {"kind": estimate.kind if estimate else "", "why_no_interval": estimate.note if estimate else ""}
+    return {f"{prefix}{key}": value for key, value in {**finite, **words}.items()}
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def _outcomes(members: Sequence[Member]) -> list[Outcome]:
+    return [run for member in members for run in member.runs.values()]
+
+
+def _named_metric(name: str, members: Sequence[Member]) -> Metric:
+    """The metric that was asked for; where nothing has finished, every name that is shaped like one."""
+    known = list(next((run.values for run in _outcomes(members)), ()))
+    found = metric_of(name)
+    if found is not None and (name in known or not known):
+        return found
+    there = f"; metrics: {', '.join(known)}" if known else ""
+    why = _why_absent(name, members) or did_you_mean(name, known)
+    raise UsageError(f"metric: no such metric {name!r}{why}{there}")
+
+
+def _default_metric(members: Sequence[Member]) -> Metric:
+    found = metric_of("test_unexplained" if is_regression(members) else "test_accuracy")
+    assert found is not None
+    return found
+
+
+def _why_absent(name: str, members: Sequence[Member]) -> str:
+    unvalidated = all(not member.setting.data.validation for member in members)
+    return ": data.validation is 0" if name.startswith("val_") and unvalidated else ""
+
+
+# --- one group --------------------------------------------------------------------------------------------------------
+
+
+def _compare(
+    results: Results,
+    group: dict[str, str],
+    members: Sequence[Member],
+    metric: Metric,
+    baseline: Mapping[str, str],
+    tune: str | None,
+) -> Comparison:
+    axes = axes_of(members, results.spec.axes)
+    cells, agree = cells_of(members, axes)
+    seeds = results.spec.seeds
+    rows = _rows([(cell.setting, cell.runs, Extra()) for cell in cells], seeds, metric, baseline)
+    knob = tune if tune in axes else None
+    tuner, notes = _tuner(metric, members, knob)
+    best_rows: tuple[Row, ...] = ()
+    if knob and tuner:
+        best_rows, more = _best_rows(cells, knob, tuner, seeds, metric, baseline)
+        notes += more
+    return Comparison(
+        name=results.name,
+        group=group,
+        metric=metric.name,
+        scale=metric.scale,
+        higher_is_better=metric.higher_is_better,
+        baseline=_text(baseline),
+        axes=axes,
+        rows=rows,
+        best_rows=best_rows,
+        tune=knob,
+        tuned_by=tuner.name if tuner and best_rows else "",
+        notes=(*_row_notes(rows, best_rows, axes, baseline), *([] if agree else [_DISAGREE]), *notes),
+    )
+
+
+_DISAGREE = (
+    "norm none gave different numbers at its two placements, which must be bit-equal (it has none): "
+    "were its runs trained on different machines or versions?"
+)
+
+
+def _rows(
+    entries: Sequence[tuple[dict[str, str], Runs, Extra]],
+    seeds: Sequence[int],
+    metric: Metric,
+    baseline: Mapping[str, str],
+) -> tuple[Row, ...]:
+    """Each entry against the one equal to it but for the baseline's fields."""
+    runs_of = {tuple(setting.values()): runs for setting, runs, _ in entries}
+    rows = []
+    for setting, runs, extra in entries:
+        fields = {leaf: value for leaf, value in baseline.items() if leaf in setting}
+        target = tuple(on_axes({**setting, **fields}, tuple(setting)).values())
+        is_baseline = bool(fields) and target == tuple(setting.values())
+        partner = runs_of.get(target) if fields and not is_baseline else None
+        if fields and target not in runs_of:
+            extra = replace(extra, note=_joined(extra.note, f"no setting equal to it but for {_text(fields)}"))
+        rows.append(make_row(setting, runs, seeds, metric, partner, is_baseline, extra))
+    return tuple(rows)
+
+
+def _row_notes(
+    rows: Sequence[Row], best_rows: Sequence[Row], axes: Sequence[str], baseline: Mapping[str, str]
+) -> list[str]:
+    """What holds for the whole table: unfinished runs, no baseline, too few pairs."""
+    notes = []
+    missing = sum(row.n_missing for row in rows)
+    if missing:
+        notes.append(f"{missing} of {missing + sum(row.n for row in rows)} runs are not finished")
+    if not any(leaf in axes for leaf in baseline):
+        example = next(iter(axes), "")
+        hint = f"; a baseline can be named: {example}={rows[0].setting[example]}" if example else ""
+        notes.append(f"no differences: {', '.join(baseline)} does not vary here{hint}")
+    pairs = [row.difference.n for row in (*rows, *best_rows) if row.paired and row.difference]
+    if pairs and min(pairs) < FEWEST_PAIRS:
+        notes.append(
+            f"fewer than {FEWEST_PAIRS} pairs: sign-flip can never reach .05 "
+            f"(with {min(pairs)} its smallest p is {2 / 2 ** min(pairs):.3g})"
+        )
+    return notes
+
+
+# --- the tuned knob ---------------------------------------------------------------------------------------------------
+
+
+def _tuner(metric: Metric, members: Sequence[Member], knob: str | None) -> tuple[Metric | None, list[str]]:
+    """The metric that may choose the knob for this one, or why there is none."""
+    outcomes = _outcomes(members)
+    if knob is None or not outcomes:
+        return None, []
+    for name in choosers(metric.name):
+        if any(not math.isnan(run.values.get(name, math.nan)) for run in outcomes):
+            return metric_of(name), []
+    name = choosers(metric.name)[-1]
+    why = _why_absent(name, members) or f": no {name} was recorded"
+    return None, [f"no choice of {knob} for {metric.name}{why}, and test rows choose nothing"]
+
+
+def _best_rows(
+    cells: Sequence[Cell],
+    knob: str,
+    tuner: Metric,
+    seeds: Sequence[int],
+    metric: Metric,
+    baseline: Mapping[str, str],
+) -> tuple[tuple[Row, ...], list[str]]:
+    """One row per setting of the other axes, every seed at the value that is best on the other seeds."""
+    grids: dict[tuple[str, ...], dict[str, Cell]] = {}
+    for cell in cells:
+        others = tuple(value for leaf, value in cell.setting.items() if leaf != knob)
+        grids.setdefault(others, {})[cell.setting[knob]] = cell
+    leaves = tuple(leaf for leaf in cells[0].setting if leaf != knob)
+    fields = {leaf: value for leaf, value in baseline.items() if leaf != knob}
+    entries, notes, chosen = [], [], 0
+    for others, grid in grids.items():
+        setting = dict(zip(leaves, others, strict=True))
+        if not is_recorded((run for cell in grid.values() for run in cell.runs.values()), tuner):
+            notes.append(f"no choice of {knob} for {_text(setting)}: no {tuner.name} was recorded")
+            continue
+        target = tuple(on_axes({**setting, **{k: v for k, v in fields.items() if k in setting}}, leaves).values())
+        choice = choose({value: _costs(cell.runs, tuner) for value, cell in grid.items()})
+        chosen += len(choice.by_seed)
+        runs = {seed: grid[value].runs[seed] for seed, value in choice.by_seed.items() if seed in grid[value].runs}
+        same = target not in grids or in_order(list(grids[target])) == in_order(list(grid))
+        entries.append(
+            (setting, runs, _extra(choice, knob, "" if same else f"its baseline has another grid of {knob}"))
+        )
+    if not chosen:
+        return (), [f"no choice of {knob}: the other seeds choose for each seed, so it takes two that finished"]
+    return _rows(entries, seeds, metric, fields), notes
+
+
+def _costs(runs: Runs, tuner: Metric) -> dict[int, float]:
+    """The choosing metric by seed, turned so that less is better; +inf where the run failed."""
+    return {
+        seed: tuner.cost(tuner.on_scale(run.values.get(tuner.name, math.nan), not run.learned))
+        for seed, run in runs.items()
+    }
+
+
+def _extra(choice: Choice, knob: str, grid_note: str) -> Extra:
+    n = sum(choice.counts.values())
+    split_votes = ", ".join(f"{value} in {count} of {n}" for value, count in choice.counts.items())
+    parts = (
+        f"{knob} {split_votes}" if len(choice.counts) > 1 else "",
+        f"{knob} {', '.join(choice.edges)} is the grid's edge: the best may lie beyond" if choice.edges else "",
+        grid_note,
+    )
+    return Extra(choice.counts, choice.within_one_se, choice.edges, _joined(*parts))
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
+
+
+def _text(fields: Mapping[str, str]) -> str:
+    return ",".join(f"{leaf}={value}" for leaf, value in fields.items())

@@ -1,0 +1,207 @@
+"""One setting against its baseline: shares, centres, differences, and why one is missing (STATISTICS rules 1–5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bnexp.comparison import intervals
+from bnexp.comparison.intervals import Estimate
+from bnexp.comparison.metrics import Metric
+from bnexp.comparison.selection import Outcome, Runs
+
+FEWEST_PAIRS = 6  # 2/2^5 = .0625: with fewer pairs no sign pattern has p < .05 (rule 10)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting, or one group at its chosen values. A failed run is one that diverged or did not learn.
+
+    ``n`` counts finished runs, ``n_missing`` those that the spec asks for and that are not finished. ``estimate`` is of
+    the metric itself: a mean, or the median with failed runs at the worst rank; then ``of_learned`` is the mean of the
+    others, without an interval. ``values`` are the metric's, by seed. ``difference`` is to the baseline, a ratio on the
+    log scale; ``paired`` says how. Of the p-values, ``p_sign_flip`` goes with a mean, ``p_sign`` with a median,
+    ``p_mcnemar`` with the shares that learned. ``chosen``, ``within_one_se`` and ``edges`` belong to a tuned knob: how
+    often each value was chosen, the best value on all seeds and those within one SE of it, and the chosen values at the
+    grid's edge.
+    """
+
+    setting: dict[str, str]
+    is_baseline: bool
+    n: int
+    n_learned: int
+    n_diverged: int
+    n_missing: int
+    learned_share: Estimate | None
+    estimate: Estimate | None
+    of_learned: Estimate | None
+    values: dict[int, float]
+    difference: Estimate | None = None
+    paired: bool = False
+    correlation: float | None = None
+    p_sign_flip: float | None = None
+    p_sign: float | None = None
+    p_mcnemar: float | None = None
+    chosen: dict[str, int] | None = None
+    within_one_se: tuple[str, ...] = ()
+    edges: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference with all that goes with it."""
+
+    difference: Estimate
+    paired: bool
+    note: str
+    correlation: float | None = None
+    p_sign_flip: float | None = None
+    p_sign: float | None = None
+    p_mcnemar: float | None = None
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What a tuned row says beyond an ordinary one."""
+
+    chosen: dict[str, int] | None = None
+    within_one_se: tuple[str, ...] = ()
+    edges: tuple[str, ...] = ()
+    note: str = ""
+
+
+NO_EXTRA = Extra()
+
+
+def make_row(
+    setting: dict[str, str],
+    runs: Runs,
+    seeds: Sequence[int],
+    metric: Metric,
+    baseline: Runs | None,
+    is_baseline: bool,
+    extra: Extra = NO_EXTRA,
+) -> Row:
+    """Summarise the runs of a setting and compare them with those of its baseline, if there is one."""
+    outcomes = [runs[seed] for seed in sorted(runs)]
+    recorded = is_recorded(outcomes, metric)
+    scaled = _scaled(outcomes, metric)
+    learned = [run for run in outcomes if run.learned]
+    failed = len(outcomes) - len(learned)
+    contrast = None
+    if baseline is not None and recorded and is_recorded(baseline.values(), metric) and runs and baseline:
+        contrast = contrast_of(runs, baseline, metric)
+    notes = (
+        _missing_note(seeds, runs),
+        "" if recorded else f"no {metric.name} was recorded",
+        _worst_note(outcomes, metric, failed) if recorded else "",
+        contrast.note if contrast else "",
+        extra.note,
+    )
+    return Row(
+        setting,
+        is_baseline,
+        n=len(outcomes),
+        n_learned=len(learned),
+        n_diverged=sum(run.diverged for run in outcomes),
+        n_missing=len(seeds) - len(outcomes),
+        learned_share=intervals.share_estimate(len(learned), len(outcomes), "share learned") if outcomes else None,
+        estimate=intervals.summary(scaled, metric.scale) if scaled and recorded else None,
+        of_learned=_of_learned(learned, metric) if failed and recorded else None,
+        values={run.seed: run.values.get(metric.name, math.nan) for run in outcomes},
+        difference=contrast.difference if contrast else None,
+        paired=contrast.paired if contrast else False,
+        correlation=contrast.correlation if contrast else None,
+        p_sign_flip=contrast.p_sign_flip if contrast else None,
+        p_sign=contrast.p_sign if contrast else None,
+        p_mcnemar=contrast.p_mcnemar if contrast else None,
+        chosen=extra.chosen,
+        within_one_se=extra.within_one_se,
+        edges=extra.edges,
+        note="; ".join(note for note in notes if note),
+    )
+
+
+def is_recorded(runs: Iterable[Outcome], metric: Metric) -> bool:
+    """Whether any run that ended in the ordinary way has the metric; vacuously so if none did."""
+    done = [run for run in runs if not run.diverged]
+    return not done or any(not math.isnan(run.values.get(metric.name, math.nan)) for run in done)
+
+
+def contrast_of(runs: Runs, baseline: Runs, metric: Metric) -> Contrast:
+    """The difference of two settings: paired where both sides started from one network and saw one order of rows."""
+    common = sorted(set(runs) & set(baseline))
+    why_not = _why_not_paired(runs, baseline, common)
+    if why_not:
+        a, b = _scaled(runs.values(), metric), _scaled(baseline.values(), metric)
+        return Contrast(intervals.welch_difference(a, b, metric.scale), False, why_not)
+    ours, theirs = [runs[seed] for seed in common], [baseline[seed] for seed in common]
+    a, b = _scaled(ours, metric), _scaled(theirs, metric)
+    differences = [intervals.difference(x, y) for x, y in zip(a, b, strict=True)]
+    single = sorted(set(runs) ^ set(baseline))
+    note = f"no pair for {_seeds(single)}" if single else ""
+    ranked = not all(map(math.isfinite, (*a, *b)))
+    won = sum(x.learned and not y.learned for x, y in zip(ours, theirs, strict=True))
+    lost = sum(y.learned and not x.learned for x, y in zip(ours, theirs, strict=True))
+    return Contrast(
+        intervals.paired_difference(a, b, metric.scale),
+        True,
+        note,
+        correlation=intervals.correlation(a, b, metric.scale),
+        p_sign_flip=None
+        if ranked
+        else intervals.sign_flip_p(differences, intervals.resolution((*a, *b), metric.scale)),
+        p_sign=intervals.sign_test_p(sum(d > 0 for d in differences), sum(d < 0 for d in differences))
+        if ranked
+        else None,
+        p_mcnemar=intervals.sign_test_p(won, lost) if ranked else None,
+    )
+
+
+def _why_not_paired(runs: Runs, baseline: Runs, common: Sequence[int]) -> str:
+    if not common:
+        return "not paired (no common seed): Welch"
+    if any(not runs[s].init_id or runs[s].init_id != baseline[s].init_id for s in common):
+        return "not paired (other initial weights): Welch"
+    if any(not runs[s].order_id or runs[s].order_id != baseline[s].order_id for s in common):
+        return "not paired (other minibatches): Welch"
+    return ""
+
+
+def _scaled(runs: Iterable[Outcome], metric: Metric) -> list[float]:
+    return [metric.on_scale(run.values.get(metric.name, math.nan), not run.learned) for run in runs]
+
+
+def _of_learned(learned: Sequence[Outcome], metric: Metric) -> Estimate | None:
+    """The mean of the runs that learned, for the eye: it leaves runs out, so it gets no interval."""
+    values = [value for value in _scaled(learned, metric) if math.isfinite(value)]
+    if not values:
+        return None
+    kind = f"{'geometric mean' if metric.scale == 'log' else 'mean'} of the {len(values)} that learned"
+    mean = intervals.from_scale(math.fsum(values) / len(values), metric.scale)
+    return Estimate(len(values), mean, None, None, None, metric.scale, kind, "leaves failed runs out: no interval")
+
+
+def _worst_note(outcomes: Sequence[Outcome], metric: Metric, failed: int) -> str:
+    """Why a row shows a median: failed runs, or values without a finite logarithm."""
+    odd = sum(
+        run.learned and not math.isfinite(value) for run, value in zip(outcomes, _scaled(outcomes, metric), strict=True)
+    )
+    parts = []
+    if failed:
+        parts.append(f"{failed} of {len(outcomes)} did not learn: worst rank")
+    if odd:
+        parts.append(f"{odd} of {len(outcomes)} {'zero or ' if metric.scale == 'log' else ''}not finite: ranked")
+    return "; ".join(parts)
+
+
+def _missing_note(seeds: Sequence[int], runs: Mapping[int, object]) -> str:
+    missing = [seed for seed in seeds if seed not in runs]
+    return f"{_seeds(missing)} not finished" if missing else ""
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    shown = ", ".join(map(str, seeds[:10])) + (f", … ({len(seeds)})" if len(seeds) > 10 else "")
+    return f"seed{'s' if len(seeds) > 1 else ''} {shown}"

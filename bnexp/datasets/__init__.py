@@ -1,0 +1,1 @@
+"""Data that travel with the package, each with its licence beside it."""
