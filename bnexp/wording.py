@@ -1,0 +1,99 @@
+"""Numbers as people read them: accuracies in percent, ratios with their interval, failures by name.
+
+Used by every renderer (terminal, markdown, LaTeX), so that they say the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+from bnexp.comparison import Comparison, Estimate, Row
+
+
+def is_percent(metric: str) -> bool:
+    """Whether a metric is shown in percent."""
+    return "_accuracy" in metric
+
+
+def quantity(value: float, metric: str, signed: bool = False) -> str:
+    """One value of a metric: 96.9 (percent) or three significant digits."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "failed"
+    if is_percent(metric):
+        return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    return f"{value:+.3g}" if signed else f"{value:.3g}"
+
+
+def estimate_text(estimate: Estimate | None, metric: str) -> str:
+    """A centre with its interval: ``96.9 [96.2, 97.5]``; a median says so."""
+    if estimate is None:
+        return "–"
+    text = quantity(estimate.center, metric)
+    if estimate.low is not None and estimate.high is not None and text != "failed":
+        text += f" [{quantity(estimate.low, metric)}, {quantity(estimate.high, metric)}]"
+    return f"median {text}" if estimate.kind == "median" and text != "failed" else text
+
+
+def difference_text(row: Row, metric: str) -> str:
+    """The difference to the baseline with its interval (percentage points), or the ratio: ``× 0.42 [0.31, 0.57]``."""
+    if row.is_baseline:
+        return "baseline"
+    estimate = row.difference
+    if estimate is None:
+        return "–"
+    if estimate.scale == "log":
+        return _ratio_text(estimate)
+    if not math.isfinite(estimate.center):
+        return "baseline failed" if estimate.center > 0 else "failed"
+    text = quantity(estimate.center, metric, signed=True)
+    if estimate.low is not None and estimate.high is not None:
+        text += f" [{_end(estimate.low, metric)}, {_end(estimate.high, metric)}]"
+    return text
+
+
+def learned_text(row: Row) -> str:
+    """How many learned: ``9/10``."""
+    return f"{row.n_learned}/{row.n}"
+
+
+def notes_of(row: Row, metric: str) -> str:
+    """What a reader must know of a row: its own note, what the learned ones reached, why there is no interval."""
+    parts = [row.note]
+    if row.of_learned is not None and row.n_learned < row.n:
+        parts.append(f"{row.of_learned.kind}: {quantity(row.of_learned.center, metric)}")
+    if row.estimate is not None and row.estimate.note:
+        parts.append(row.estimate.note)
+    if row.difference is not None and row.difference.kind.startswith("median"):
+        parts.append("difference: median, failed runs ranked worst")
+    return "; ".join(part for part in parts if part)
+
+
+def metric_title(comparison: Comparison) -> str:
+    """The metric with its unit: ``test accuracy, %``."""
+    name = comparison.metric.replace("_", " ")
+    if is_percent(comparison.metric):
+        return f"{name}, %"
+    return f"{name} (geometric mean)" if comparison.scale == "log" else name
+
+
+def group_title(comparison: Comparison) -> str:
+    """The study and what its group has in common."""
+    shared = ", ".join(f"{key} {value}" for key, value in comparison.group.items())
+    return f"{comparison.name}: {shared}" if shared else comparison.name
+
+
+def _ratio_text(estimate: Estimate) -> str:
+    if not (math.isfinite(estimate.center) and estimate.center > 0):
+        return "failed" if estimate.center > 0 else "baseline failed"
+    text = f"× {estimate.center:.3g}"
+    if estimate.low is not None and estimate.high is not None:
+        text += f" [{estimate.low:.3g}, {estimate.high:.3g}]"
+    return text
+
+
+def _end(value: float, metric: str) -> str:
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return quantity(value, metric, signed=True)
