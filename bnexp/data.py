@@ -168,7 +168,7 @@ def _hold_out(strata: Array, count: int, generator: np.random.Generator) -> Arra
     n, sizes = len(strata), np.bincount(strata)
     if count > n - np.count_nonzero(sizes):
         return None
-    taken = np.minimum(count * sizes // n, sizes - 1).clip(0)
+    taken = count * sizes // n  # below the size, as count < n
     while taken.sum() < count:
         remainder = np.where(taken < sizes - 1, count * sizes - taken * n, np.iinfo(np.int64).min)
         taken[np.argmax(remainder)] += 1

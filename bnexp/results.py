@@ -68,7 +68,7 @@ class Results:
         if name == "runs":
             return self.runs
         if name not in self._read:
-            self._read[name] = _read_table(self.parts, name)
+            self._read[name] = _read_table(self.parts, name, list(self.runs["run"]))
         return self._read[name]
 
 
@@ -84,8 +84,9 @@ def with_derived(frame: DataFrame) -> DataFrame:
 
 
 def setting_columns(spec: Spec) -> tuple[str, ...]:
-    """The leaf names that stand as columns in runs.csv: those of every study, then whatever else varies."""
-    return (*ALWAYS, *(axis for axis in spec.axes if axis not in ALWAYS))
+    """The leaf names that stand as columns in runs.csv: those of every study and what else varies, in leaf order."""
+    varying = spec.axes
+    return tuple(leaf for leaf in leaves() if leaf in ALWAYS or leaf in varying)
 
 
 def planned_runs(spec: Spec) -> dict[str, tuple[Setting, int]]:
@@ -205,11 +206,23 @@ def _is_current(top: Part) -> bool:
 
 def _shard(folder: Path, order: Mapping[str, str]) -> Part:
     path = folder / COMMIT
-    ids = _ids(path, _read_json(path))
+    commit = _read_json(path)
+    _check_lengths(path, commit.get("files", {}))
+    ids = _ids(path, commit)
     for key, name in ids.items():
         if key not in order:
             raise DamagedResults(f"{path}: holds run {name}, which is not in the plan")
     return Part(folder, {name: order[key] for key, name in ids.items()}, whole=True)
+
+
+def _check_lengths(commit: Path, files: object) -> None:
+    """A committed CSV is as long as commit.json says; one that was cut off at a line's end shows nowhere else."""
+    if not isinstance(files, dict):
+        raise DamagedResults(f"{commit}: files is not a list of lengths")
+    for name, length in files.items():
+        file = commit.parent / Path(name).name
+        if file.suffix == ".csv" and (not file.is_file() or file.stat().st_size != length):
+            raise DamagedResults(f"{file}: missing, or not as long as when it was committed")
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -250,7 +263,8 @@ def _named_by_plan(frame: DataFrame, part: Part, path: Path) -> DataFrame:
     return frame.assign(run=frame["run"].map(dict(part.ids)))
 
 
-def _read_table(parts: Sequence[Part], name: str) -> DataFrame | None:
+def _read_table(parts: Sequence[Part], name: str, order: Sequence[str]) -> DataFrame | None:
+    """The rows of all parts run by run in plan order, as the top CSVs have them; shards have them epoch by epoch."""
     frames = []
     for part in parts:
         path = part.folder / f"{name}.csv"
@@ -260,7 +274,13 @@ def _read_table(parts: Sequence[Part], name: str) -> DataFrame | None:
             frames.append(_read_csv(path, ()))
         else:
             frames.append(_named_by_plan(_read_csv(path, ("run", "epoch")), part, path))
-    return _concatenated(frames) if frames else None
+    if not frames:
+        return None
+    joined = _concatenated(frames)
+    if name in _WITHOUT_RUNS:
+        return joined
+    position = {run: index for index, run in enumerate(order)}
+    return joined.sort_values("run", key=lambda run: run.map(position), kind="stable", ignore_index=True)
 
 
 def _concatenated(frames: Sequence[DataFrame]) -> DataFrame:

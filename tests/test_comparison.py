@@ -27,10 +27,10 @@ def study(tmp_path, body, outcome, name="s"):
     folder.mkdir()
     (folder / "spec.yaml").write_text(f"name: {name}\n{body}", encoding="utf-8")
     spec = load_spec(folder / "spec.yaml")
-    leaves, rows, runs = setting_columns(spec), [], []
+    axes, leaves, rows, runs = spec.axes, setting_columns(spec), [], []
     for setting, seed in itertools.product(spec.settings, spec.seeds):
         fields = {leaf: setting.shown(leaf) for leaf in leaves}
-        run = ",".join([*(f"{axis}={setting.shown(axis)}" for axis in spec.axes), f"seed={seed}"])
+        run = ",".join([*(f"{axis}={setting.shown(axis)}" for axis in axes), f"seed={seed}"])
         runs.append({"id": run, "key": f"k{len(runs)}"})
         found = outcome(fields, seed)
         base = {"status": "pending"}
@@ -530,6 +530,13 @@ def test_a_mixed_study_is_split_by_data(tmp_path):
     assert [comparison.metric for comparison in pending] == ["test_accuracy", "test_unexplained"]
 
 
+def test_the_default_metric_without_running_statistics(tmp_path):
+    def outcome(fields, seed):
+        return DIVERGED if seed == 0 else {"test_accuracy": "", "test_accuracy_population": A[seed]}
+
+    assert only(study(tmp_path, TWO, outcome)).metric == "test_accuracy_population"
+
+
 def test_a_metric_that_no_run_has(tmp_path):
     results = study(
         tmp_path, TWO.replace("data: digits", "data: {name: digits, validation: 0}"), lambda f, s: {"test_loss": 1 + s}
@@ -639,7 +646,7 @@ def test_a_split_vote_and_the_edge_of_the_grid_are_said(tmp_path):
     assert none.chosen == {"1": 3, "10": 1}
     assert none.values[3] == pytest.approx(VAL["none"]["10"][3] - 0.1 - 0.03)
     assert none.edges == ("10",)
-    assert none.note == "lr 1 in 3 of 4, 10 in 1 of 4; lr 10 is the grid's edge: the best may lie beyond"
+    assert none.note == "lr 1 in 3 of 4, 10 in 1 of 4; lr 10 at the grid's edge: the best may lie beyond"
     assert none.within_one_se == ("1", "10")  # .8 ± .1 and .755
 
 

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 
 from bnexp import sources
-from bnexp.data import Dataset, Rows, load_dataset, noisy_labels
+from bnexp.data import Dataset, Rows, _hold_out, _mean_and_sd, load_dataset, noisy_labels
 from bnexp.errors import DataError
 from bnexp.norms import NORMS
+from bnexp.rng import stream
 from bnexp.sources import IDX_FILES, Raw, digits_test_rows, read_digits
 from bnexp.spec import DataFields
 
@@ -120,6 +121,31 @@ def test_validation_leaves_a_row_of_every_class() -> None:
     assert "data spirals: 6 rows of 3 classes are too few to hold out 4 (data.validation)" in error(
         "spirals", samples=6, validation=0.7
     )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count"), [([1, 9], 8), ([50, 30, 20], 10), ([7, 7, 7], 5), ([2, 0, 3], 3), ([9], 4)]
+)
+def test_hold_out(sizes: list[int], count: int) -> None:
+    strata = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    held = _hold_out(strata, count, stream(0, "split"))
+    assert held is not None
+    assert len(set(held.tolist())) == count
+    assert held.tolist() == sorted(held)
+    taken = np.bincount(strata[held], minlength=len(sizes))
+    assert all(size == 0 or k < size for k, size in zip(taken, sizes, strict=True))
+    assert np.all(np.abs(taken - count * np.array(sizes) / sum(sizes)) <= 1)
+    assert _hold_out(strata, sum(sizes), stream(0, "split")) is None
+
+
+def test_mean_of_mirrored_values_is_exactly_zero() -> None:
+    generator = np.random.default_rng(0)
+    half = generator.standard_normal(333) * np.logspace(-8, 8, 333)  # a plain sum would not be 0
+    for column in (np.concatenate([half, -half[::-1]]), np.concatenate([half, [0], -half[::-1]])):
+        mean, sd = _mean_and_sd(column)
+        assert mean == 0
+        assert sd == pytest.approx(column.astype(np.float64).std(), rel=1e-14)
+    assert _mean_and_sd(np.full(7, 0.1)) == (pytest.approx(0.1), np.inf)
 
 
 def test_subset_is_nested_and_in_stored_order() -> None:
@@ -310,6 +336,28 @@ def test_teacher_by_hand() -> None:
     assert not np.allclose(answers["full"], answers["standardize"], atol=0.01)
 
 
+def test_teacher_against_a_loop_over_units() -> None:
+    fields = DataFields(name="teacher", samples=30, inputs=2, teacher_hidden=(3, 2), teacher_activation="relu")
+    for norm, (center, scale, learns_gamma, learns_beta) in NORMS.items():
+        dataset = load_dataset(fields.model_copy(update={"teacher_norm": norm, "validation": 0.0}))
+        columns = np.concatenate([dataset.train.features, dataset.test.features]).astype(np.float64).T
+        for layer, width in enumerate((3, 2), 1):
+            generator = stream(0, "data", 1 + layer)
+            weights = generator.standard_normal((width, len(columns))) / len(columns) ** 0.5
+            bias, gamma = generator.standard_normal(width), generator.uniform(0.5, 2, width)
+            beta = generator.standard_normal(width)
+            units = []
+            for u in range(width):
+                a = sum(weights[u, i] * columns[i] for i in range(len(columns))) + (0 if center else bias[u])
+                mean, sd = a[:30].mean(), np.sqrt(a[:30].var() + 1e-5)
+                a = (a - center * mean) * (1 / sd if scale else 1)
+                units.append(np.maximum(a * (gamma[u] if learns_gamma else 1) + (beta[u] if learns_beta else 0), 0))
+            columns = np.array(units)
+        answer = stream(0, "data", 4).standard_normal(2) @ columns
+        standard = (answer - answer[:30].mean()) / answer[:30].std()
+        assert np.allclose(np.concatenate([dataset.train.targets, dataset.test.targets]), standard, atol=1e-5)
+
+
 def test_a_teacher_without_beta_is_odd_about_the_mean() -> None:
     """Why β matters: a tanh teacher that only standardizes is odd about the mean; a full one is not."""
     from bnexp.generated import _teach
@@ -346,6 +394,14 @@ def test_label_noise_streams() -> None:
     assert not np.array_equal(low, noisy_labels(dataset, 0.2, 1))
     redrawn = low != dataset.train.targets
     assert np.array_equal(low[redrawn], high[redrawn])
+
+
+def test_label_noise_by_the_definition() -> None:
+    dataset, generator = load("blobs"), stream(5, "labels")
+    n = len(dataset.train)
+    redrawn, labels = generator.random(n) < 0.4, generator.integers(3, size=n)
+    expected = [new if flip else old for flip, new, old in zip(redrawn, labels, dataset.train.targets, strict=True)]
+    assert noisy_labels(dataset, 0.4, 5).tolist() == expected
 
 
 def test_label_noise_needs_labels(tmp_path: Path) -> None:
@@ -428,9 +484,9 @@ def test_csv_regression_targets_are_standardized_by_training_rows(tmp_path: Path
 
 def test_csv_dialects(tmp_path: Path) -> None:
     """A byte order mark, CRLF, quotes, blanks around cells and blank lines are all fine, and change nothing."""
-    plain = write_csv(tmp_path, [(i, "ab"[i % 2]) for i in range(20)])
+    plain = write_csv(tmp_path, [("ab"[i % 2], i) for i in range(20)], "y,a")
     odd = tmp_path / "odd.csv"
-    lines = ["a, y", *(f' {i} , "{"é" if i % 2 else "a,b"}"' for i in range(20)), "", ""]
+    lines = ["y, a", *(f' "{word}", {i} ' for i, word in enumerate(["a,b", "é"] * 10)), "", ""]
     odd.write_bytes("\ufeff".encode() + "\r\n".join(lines).encode())
     assert same(load("csv", path=plain, target="y"), load("csv", path=str(odd), target="y"))
     assert load("csv", path=str(odd), target="y").classes == ("a,b", "é")

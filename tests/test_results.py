@@ -125,7 +125,8 @@ def test_shards_are_read_until_meta_records_them_all(tmp_path):
     assert results.runs["learned"].isna().tolist() == [False] * 6 + [True] * 2
     assert results.runs["init_id"].tolist()[-1] == ""
     curves = results.table("curves")
-    assert curves["run"].tolist() == ids[:3] * 2 + ids[3:6] * 2  # shards in plan order, not by name
+    assert curves["run"].tolist() == [run for run in ids[:6] for _ in (0, 1)]  # in plan order, whatever the shards
+    assert curves["epoch"].tolist() == [0, 1] * 6
     assert results.table("curves") is curves
 
     meta = json.loads((folder / "meta.json").read_text())
@@ -219,6 +220,21 @@ def test_tables_of_unlike_shards_have_the_union_of_columns(tmp_path):
     assert list(curves.columns) == ["run", "epoch", "test_loss", "test_r2", "tap"]
     assert curves["tap"].tolist() == [""] * 8 + ["affine"]
     assert math.isnan(curves["test_loss"].iloc[-1])
+
+
+def test_shards_whose_runs_all_diverged_join_those_whose_runs_did_not(tmp_path):
+    """Columns that are empty in one shard and whole numbers in the next."""
+    folder = make_folder(tmp_path)
+    ids = ids_of(folder)
+    write_shard(folder / "shards" / "xa", ids[:4])
+    write_shard(folder / "shards" / "xb", ids[4:])
+    rows = [[run, "diverged", 3, "false", 10, "w1", "o1", "", ""] for run in ids[4:]]
+    write_csv(folder / "shards" / "xb" / "runs.csv", ["run", *OUTCOMES, *METRICS], rows)
+    runs = load_results([folder])[0].runs
+    assert runs["diverged_epoch"].tolist()[4:] == [3] * 4
+    assert runs["diverged_epoch"].isna().tolist()[:4] == [True] * 4
+    assert runs["learned"].tolist() == [True] * 4 + [False] * 4
+    assert runs["test_loss"].isna().tolist() == [False] * 4 + [True] * 4
 
 
 def test_items_have_neither_run_nor_epoch(tmp_path):
@@ -351,7 +367,12 @@ def test_damaged_shards(tmp_path):
     write_commit(json.dumps({"runs": [{"id": r, "key": key_of(r)} for r in ids[:5]]}))
     with pytest.raises(DamagedResults, match=rf"xa.runs\.csv: no row for run {ids[4]}"):
         load_results([folder])
-    write_commit(json.dumps({"runs": [{"id": r, "key": key_of(r)} for r in ids[:4]]}))
+    runs = [{"id": r, "key": key_of(r)} for r in ids[:4]]
+    curves = folder / "shards" / "xa" / "curves.csv"
+    write_commit(json.dumps({"runs": runs, "files": {"curves.csv": curves.stat().st_size + 1}}))
+    with pytest.raises(DamagedResults, match=r"xa.curves\.csv: missing, or not as long"):
+        load_results([folder])
+    write_commit(json.dumps({"runs": runs, "files": {"curves.csv": curves.stat().st_size}}))
     write_shard(folder / "shards" / "xb", ids[3:5])
     with pytest.raises(DamagedResults, match="in two shards"):
         load_results([folder])

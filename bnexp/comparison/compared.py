@@ -141,9 +141,11 @@ def _named_metric(name: str, members: Sequence[Member]) -> Metric:
 
 
 def _default_metric(members: Sequence[Member]) -> Metric:
-    found = metric_of("test_unexplained" if is_regression(members) else "test_accuracy")
-    assert found is not None
-    return found
+    """Test accuracy, or the unexplained share of a regression, by running statistics if these were evaluated."""
+    name = "test_unexplained" if is_regression(members) else "test_accuracy"
+    metrics = [found for suffix in ("", "_population", "_batch") if (found := metric_of(name + suffix))]
+    outcomes = [run for run in _outcomes(members) if run.learned]
+    return next((metric for metric in metrics if outcomes and is_recorded(outcomes, metric)), metrics[0])
 
 
 def _why_absent(name: str, members: Sequence[Member]) -> str:
@@ -298,7 +300,7 @@ def _extra(choice: Choice, knob: str, grid_note: str) -> Extra:
     split_votes = ", ".join(f"{value} in {count} of {n}" for value, count in choice.counts.items())
     parts = (
         f"{knob} {split_votes}" if len(choice.counts) > 1 else "",
-        f"{knob} {', '.join(choice.edges)} is the grid's edge: the best may lie beyond" if choice.edges else "",
+        f"{knob} {', '.join(choice.edges)} at the grid's edge: the best may lie beyond" if choice.edges else "",
         grid_note,
     )
     return Extra(choice.counts, choice.within_one_se, choice.edges, _joined(*parts))

@@ -203,8 +203,8 @@ def default_baseline(members: Sequence[Member]) -> dict[str, str]:
 def is_regression(members: Sequence[Member]) -> bool:
     """Whether the group's metrics are those of a regression: by what was recorded, else by the data set's name."""
     outcomes = [run.values for member in members for run in member.runs.values()]
-    for name, answer in (("test_accuracy", False), ("test_unexplained", True)):
-        if any(not math.isnan(values.get(name, math.nan)) for values in outcomes):
+    for kind, answer in (("accuracy", False), ("unexplained", True)):
+        if any(kind in name and not math.isnan(value) for values in outcomes for name, value in values.items()):
             return answer
     data = members[0].setting.data
     return data.name in REGRESSIONS or data.task == "regression"
