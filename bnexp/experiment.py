@@ -91,7 +91,7 @@ class Summary:
 
 def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bool = False) -> Summary:
     """Train what is missing of a spec in its results folder and put the top CSVs together."""
-    datasets = {fields: load_dataset(fields) for fields in dict.fromkeys(s.data for s in spec.settings)}
+    datasets = load_datasets(spec)
     shapes = {fields: _shape(dataset) for fields, dataset in datasets.items()}
     runs = make_runs(spec, shapes)
     device = resolve_device(request.device)
@@ -110,6 +110,18 @@ def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bo
         if outline.stacks or not study.is_assembled():
             study.train()
         return study.summary
+
+
+def load_datasets(spec: Spec) -> dict[DataFields, Dataset]:
+    """Each data set that the spec names, once: label noise is drawn later, per seed, so it does not make another."""
+    clean: dict[DataFields, Dataset] = {}
+    found = {}
+    for fields in dict.fromkeys(setting.data for setting in spec.settings):
+        key = fields.model_copy(update={"label_noise": 0.0})
+        if key not in clean:
+            clean[key] = load_dataset(key)
+        found[fields] = clean[key]
+    return found
 
 
 def resolve_device(name: str) -> str:

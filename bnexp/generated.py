@@ -24,11 +24,6 @@ SPIRAL_SD = 0.05  # assumption: the rim has radius 1
 TEACHER_EPS = float(ModelFields.model_fields["eps"].default)  # so that a student of the same norm can be its teacher
 
 
-def samples(fields: DataFields) -> int:
-    """Number of training rows, as DataFields.samples says: 64 for bump, else 1000."""
-    return fields.samples or (64 if fields.name == "bump" else 1000)
-
-
 def make_spirals(fields: DataFields) -> Raw:
     """Three spiral arms in 2-D: t(cos φ, sin φ) + N(0, .05²), t ~ U(0, 1), φ = 2π(class/3 + .75 t)."""
 
@@ -57,7 +52,7 @@ def _three_classes(fields: DataFields, draw: Callable[[np.random.Generator, Arra
 
     def part(index: int) -> tuple[Array, Array]:
         generator = stream(fields.data_seed, "data", index)
-        classes = generator.permutation(np.arange(samples(fields), dtype=np.int64) % 3)
+        classes = generator.permutation(np.arange(fields.n_samples, dtype=np.int64) % 3)
         return draw(generator, classes).astype(np.float32), classes
 
     return Raw(f"data {fields.name}", "classification", CLASSES, *part(TRAIN), *part(TEST))
@@ -67,7 +62,7 @@ def make_xor(fields: DataFields) -> Raw:
     """Rows x ~ N(0, 1) in 2-D, each with −x (row n−1−i is minus row i); the class is whether x₁x₂ > 0."""
 
     def part(index: int) -> tuple[Array, Array]:
-        half = stream(fields.data_seed, "data", index).standard_normal((samples(fields) // 2, 2)).astype(np.float32)
+        half = stream(fields.data_seed, "data", index).standard_normal((fields.n_samples // 2, 2)).astype(np.float32)
         rows = np.concatenate([half, -half[::-1]])
         # By signs, as the product of two small float32 can be 0.
         return rows, ((rows[:, 0] > 0) == (rows[:, 1] > 0)).astype(np.int64)
@@ -78,7 +73,7 @@ def make_xor(fields: DataFields) -> Raw:
 
 def make_bump(fields: DataFields) -> Raw:
     """exp(−((x − .45)/.18)²) on an evenly spaced grid over [−1, 1], test rows midway between; nothing is random."""
-    n = samples(fields)
+    n = fields.n_samples
     steps = np.arange(1 - n, n, dtype=np.float64)  # −(n−1) … n−1: grid points and midpoints in turn
     x = (steps / (n - 1)).astype(np.float32)[:, None]
     y = np.exp(-(((x[:, 0].astype(np.float64) - 0.45) / 0.18) ** 2))
@@ -87,7 +82,7 @@ def make_bump(fields: DataFields) -> Raw:
 
 def make_teacher(fields: DataFields) -> Raw:
     """Rows N(0, 1) with ``inputs`` features; the target is what a random network answers (see ``_teach``)."""
-    n = samples(fields)
+    n = fields.n_samples
     parts = [stream(fields.data_seed, "data", index).standard_normal((n, fields.inputs)) for index in (TRAIN, TEST)]
     x = np.concatenate(parts).astype(np.float32)
     y = _teach(fields, x.astype(np.float64), n)

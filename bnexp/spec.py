@@ -22,6 +22,7 @@ IMAGES = ("mnist", "fashion-mnist")
 SYNTHETIC = ("spirals", "blobs", "xor", "bump", "teacher")
 FILES = ("csv", "npz")
 REGRESSIONS = ("bump", "teacher")
+SAMPLES, BUMP_SAMPLES = 1000, 64  # training rows of generated data, unless the spec says otherwise
 
 DatasetName = Literal["digits", "mnist", "fashion-mnist", "csv", "npz", "spirals", "blobs", "xor", "bump", "teacher"]
 NormName = Literal["none", "standardize", "full", "affine", "center", "scale", "gamma", "beta"]
@@ -63,7 +64,9 @@ class DataFields(Fields):
         "auto",
         description="range: digits/16, images/255; standardize: by the training rows; auto: images range, files standardize",
     )
-    samples: Positive | None = Field(None, description="generated data: training rows (64 for bump, else 1000)")
+    samples: Positive | None = Field(
+        None, description=f"generated data: training rows ({BUMP_SAMPLES} for bump, else {SAMPLES})"
+    )
     inputs: Positive = Field(2, description="teacher: number of features")
     teacher_norm: NormName = Field("full", description="teacher: its norm, before the activation")
     teacher_hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
@@ -72,6 +75,11 @@ class DataFields(Fields):
     teacher_activation: Literal["sigmoid", "tanh", "relu", "linear"] = Field(
         "sigmoid", description="teacher: its activation"
     )
+
+    @property
+    def n_samples(self) -> int:
+        """Training rows of generated data before validation is taken out."""
+        return self.samples or (BUMP_SAMPLES if self.name == "bump" else SAMPLES)
 
 
 class ModelFields(Fields):
@@ -325,5 +333,7 @@ def _data_contradictions(data: DataFields) -> Iterator[tuple[str, str]]:
         yield "data.feature_scale", "range is for images, whose range is known"
     if data.samples is not None and data.name in ("xor", "bump") and data.samples % 2:
         yield "data.samples", f"data {data.name} comes in pairs x, −x: an even number"
+    if data.subset is not None and data.name in ("xor", "bump") and data.subset % 2:
+        yield "data.subset", f"data {data.name} comes in pairs x, −x: an even number"
     if data.samples is not None and data.samples < 4:
         yield "data.samples", "at least 4 rows"
