@@ -136,7 +136,8 @@ def _print_table(console: Console, comparison: Comparison) -> None:
     title = wording.group_title(comparison)
     console.print(Text(f"{title} · {wording.metric_title(comparison)}, 95 % intervals over seeds", style="bold"))
     for subtitle, rows, axes in _parts(comparison):
-        table = Table(box=SIMPLE_HEAD, title=subtitle, title_justify="left", title_style="none", pad_edge=False)
+        console.print(Text(subtitle))
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
         notes = _numbered_notes(rows, comparison.metric)
         for name in _header(comparison, axes):
             table.add_column(Text(name), overflow="fold")

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnexp.data import Dataset
-from bnexp.measures import Table
+from bnexp.layout import Table
 from bnexp.plan import Shard, Stack, Structure
 from bnexp.spec import DataFields
 from bnexp.tables import encode, outcome_values

@@ -32,10 +32,11 @@ from bnexp.executors import (
     make_stacks,
     run_stacks,
 )
+from bnexp.layout import LOCK, RUNS, SHARDS, SPEC, setting_columns
 from bnexp.loading import load_spec
 from bnexp.plan import DataShape, Run, Shard, Stack, make_plan, make_runs
 from bnexp.spec import DataFields, Spec
-from bnexp.tables import setting_columns, study_tables
+from bnexp.tables import study_tables
 from bnexp.training import Options
 
 
@@ -157,7 +158,7 @@ class _Study:
     def is_assembled(self) -> bool:
         """Whether the top CSVs hold every committed shard already."""
         meta = store.read_meta(self.folder) or {}
-        files = [*(f"{name}.csv" for name in self.tables), "runs.csv"]
+        files = [*(f"{name}.csv" for name in self.tables), RUNS]
         return set(meta.get("committed", ())) == set(self.commits) and all((self.folder / f).exists() for f in files)
 
     def train(self) -> None:
@@ -296,11 +297,11 @@ def _kept_shards(
         return {}
     meta = store.read_meta(folder)
     if meta is None:
-        if any(path.name != store.LOCK for path in folder.iterdir()):
+        if any(path.name != LOCK for path in folder.iterdir()):
             raise ResultsError(f"{folder}: not a bnexp results folder and not empty; choose another with --out DIR")
         return {}
     commits = store.committed_shards(folder)
-    if not (folder / store.SHARDS).exists() and meta.get("committed"):
+    if not (folder / SHARDS).exists() and meta.get("committed"):
         raise ResultsError(f"{folder}: has no shards/, so it can be read but not resumed; use --out DIR or --overwrite")
     if meta.get("study_sha256") != spec.study_sha256():
         _check_extension(folder, spec, runs, request, meta)
@@ -318,7 +319,7 @@ def _check_extension(
     folder: Path, spec: Spec, runs: Sequence[Run], request: Request, meta: Mapping[str, Any]
 ) -> None:
     """Accept a study that only adds runs, and only with --extend; show the difference otherwise."""
-    old = load_spec(folder / store.SPEC)
+    old = load_spec(folder / SPEC)
     missing = {entry["key"] for entry in meta["runs"]} - {run.key for run in runs}
     adds_only = not missing and old.shared_options() == spec.shared_options()
     if adds_only and request.extend:

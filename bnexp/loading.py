@@ -431,9 +431,18 @@ class _Resolver:
         data["measure"] = measure
         variants = self.given.get("variants")
         if variants is not None and variants.value:
-            data["variants"] = variants.value
+            data["variants"] = [self._with_absolute_path(variant) for variant in variants.value]
         data["claims"] = [claim.model_dump(mode="json", exclude_defaults=True) for claim in claims]
         return data
+
+    def _with_absolute_path(self, variant: dict[str, Any]) -> dict[str, Any]:
+        """The variant, its data path no longer relative to the file that named it."""
+        found = dict(variant)
+        if isinstance(found.get("data.path"), str):
+            found["data.path"] = str((self.folder / found["data.path"]).resolve())
+        if isinstance(found.get("data"), dict) and isinstance(found["data"].get("path"), str):
+            found["data"] = {**found["data"], "path": str((self.folder / found["data"]["path"]).resolve())}
+        return found
 
 
 def _is_list_of_text(value: Any) -> bool:

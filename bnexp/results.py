@@ -20,16 +20,12 @@ import pandas as pd
 from pandas import DataFrame, Series
 
 from bnexp.errors import DamagedResults, ResultsError, SpecError
+from bnexp.layout import COMMIT, META, OUTCOMES, RUNS, SCHEMA, SHARDS, SPEC, STATUSES, setting_columns
 from bnexp.loading import load_spec
 from bnexp.plan import run_id
 from bnexp.spec import Setting, Spec, leaves, show
 
-SCHEMA = 1  # of meta.json; a larger number is a newer version of bnexp
 ROOT = Path("results")
-SPEC, META, RUNS, SHARDS, COMMIT = "spec.yaml", "meta.json", "runs.csv", "shards", "commit.json"
-ALWAYS = ("data", "hidden", "activation", "norm", "placement", "optimizer", "lr", "batch_size", "epochs")
-OUTCOMES = ("status", "diverged_epoch", "learned", "n_parameters", "init_id", "order_id")
-STATUSES = ("pending", "running", "done", "diverged", "failed")
 _TEXT = ("run", "status", "learned", "init_id", "order_id", "tap")  # never numbers, even where all are empty
 _WITHOUT_RUNS = ("items",)  # tables whose rows are not runs and epochs
 _R2 = re.compile(r"((?:train|fit|val|test)_)r2((?:_\w+)?)")
@@ -81,12 +77,6 @@ def with_derived(frame: DataFrame) -> DataFrame:
     """Add derived metrics as columns: ``<split>_unexplained`` = 1 − ``<split>_r2``, a share of variance."""
     matches = [match for name in frame.columns if (match := _R2.fullmatch(str(name)))]
     return frame.assign(**{f"{match[1]}unexplained{match[2]}": 1.0 - frame[match[0]] for match in matches})
-
-
-def setting_columns(spec: Spec) -> tuple[str, ...]:
-    """The leaf names that stand as columns in runs.csv: those of every study and what else varies, in leaf order."""
-    varying = spec.axes
-    return tuple(leaf for leaf in leaves() if leaf in ALWAYS or leaf in varying)
 
 
 def planned_runs(spec: Spec) -> dict[str, tuple[Setting, int]]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-Purpose = Literal["init", "order", "labels", "noise", "data", "split", "subset"]
+Purpose = Literal["init", "order", "labels", "noise", "data", "split", "subset", "signs"]
 
 
 def stream(seed: int, purpose: Purpose, index: int = 0) -> np.random.Generator:

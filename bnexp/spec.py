@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -156,7 +157,8 @@ def leaf(section: str, name: str) -> str:
     return "data" if (section, name) == ("data", "name") else name
 
 
-def leaves() -> dict[str, tuple[str, str]]:
+@cache
+def leaves() -> Mapping[str, tuple[str, str]]:
     """Every leaf name with its (section, field), in the order of columns and run ids."""
     return {leaf(section, name): (section, name) for section, name, _ in setting_fields()}
 
@@ -246,7 +248,7 @@ class Spec:
     document: Mapping[str, Any]
     locate: Any = field(compare=False, repr=False, default=None)  # (setting, path, message) -> Problem
 
-    @property
+    @cached_property
     def axes(self) -> tuple[str, ...]:
         """Leaf names of the fields that differ between settings."""
         return tuple(name for name in leaves() if len({setting.shown(name) for setting in self.settings}) > 1)

@@ -21,7 +21,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from bnexp.errors import DamagedResults, FolderInUse, ResultsError, StorageError
-from bnexp.measures import Table
+from bnexp.layout import CHECKPOINT, COMMIT, ITEMS, LOCK, META, RUNS, SCHEMA, SHARDS, SPEC, Table
 from bnexp.plan import Run, Shard, setting_id
 from bnexp.spec import Setting
 from bnexp.tables import (
@@ -30,16 +30,6 @@ from bnexp.tables import (
     line,
     outcome_header,
     run_values,
-)
-
-SCHEMA = 1
-SPEC, META, COMMIT, CHECKPOINT, LOCK, SHARDS = (
-    "spec.yaml",
-    "meta.json",
-    "commit.json",
-    "checkpoint.npz",
-    ".lock",
-    "shards",
 )
 
 
@@ -85,7 +75,8 @@ def clear(folder: Path) -> None:
     if read_meta(folder) is None and any(path.name != LOCK for path in folder.iterdir()):
         raise ResultsError(f"{folder}: not a bnexp results folder and not empty; choose another with --out DIR")
     with _storage(folder):
-        shutil.rmtree(folder / SHARDS, ignore_errors=False) if (folder / SHARDS).exists() else None
+        if (folder / SHARDS).exists():
+            shutil.rmtree(folder / SHARDS)
         for path in folder.iterdir():
             if path.suffix == ".csv" or path.name in (SPEC, META):
                 path.unlink()
@@ -139,7 +130,7 @@ def commit(
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     with _storage(own):
-        (own / "runs.csv").write_text("".join(rows), encoding="utf-8", newline="\n")
+        (own / RUNS).write_text("".join(rows), encoding="utf-8", newline="\n")
         (own / CHECKPOINT).write_bytes(buffer.getvalue())
         files = sorted(path for path in own.iterdir() if path.name != COMMIT)
         for path in files:
@@ -167,9 +158,9 @@ def assemble(
         reader = _ShardRows(folder, f"{table.name}.csv", places)
         _replace_lines(folder / f"{table.name}.csv", header(table), (text for run in runs for text in reader.take(run)))
     curves = tables["curves"]
-    reader = _ShardRows(folder, "runs.csv", places)
-    first = line(["run", *columns, *outcome_header(curves)])
-    _replace_lines(folder / "runs.csv", first, _run_lines(reader, runs, columns, len(outcome_header(curves))))
+    reader = _ShardRows(folder, RUNS, places)
+    first = line(["run", "seed", *columns, *outcome_header(curves)])
+    _replace_lines(folder / RUNS, first, _run_lines(reader, runs, columns, len(outcome_header(curves))))
     _write_items(folder, runs, commits, axes)
 
 
@@ -241,7 +232,7 @@ def _write_items(folder: Path, runs: Sequence[Run], commits: Mapping[str, Mappin
             if setting in counts
             for row, total in enumerate(counts[setting][1].tolist())
         )
-        _replace_lines(folder / "items.csv", line(["setting", "row", "n", "share"]), lines)
+        _replace_lines(folder / ITEMS, line(["setting", "row", "n", "share"]), lines)
 
 
 def _replace_lines(path: Path, first: str, lines: Iterable[str]) -> None:

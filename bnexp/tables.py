@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from bnexp.measures import MEASURES, Column, Record, Table
+from bnexp.layout import OUTCOMES, Column, Table
+from bnexp.measures import MEASURES, Record
 from bnexp.plan import Run
-from bnexp.spec import Spec, leaves
+from bnexp.spec import Spec
 from bnexp.training import Epoch, Outcome
 
 _METRIC_MEANING = {
@@ -22,15 +23,6 @@ _METRIC_MEANING = {
     "val": "validation rows",
     "test": "test rows",
 }
-OUTCOMES = (
-    Column("status", "", "pending, running, done, diverged or failed"),
-    Column("diverged_epoch", "epoch", "first epoch with a number that is not finite"),
-    Column("learned", "", "true if final training accuracy (R²) passed the threshold of learned_at"),
-    Column("n_parameters", "1", "trained numbers"),
-    Column("init_id", "", "w + checksum of the initial weight matrices"),
-    Column("order_id", "", "o + checksum of the first epoch's row order"),
-)
-ALWAYS = ("data", "hidden", "activation", "norm", "placement", "optimizer", "lr", "batch_size", "epochs")
 
 
 def curve_table(tasks: Iterable[str], evaluate: Sequence[str]) -> Table:
@@ -60,20 +52,14 @@ def header(table: Table) -> str:
     return line(["run", "epoch", *(c.name for c in table.labels), *table.names])
 
 
-def setting_columns(spec: Spec) -> tuple[str, ...]:
-    """The setting columns of runs.csv: seed, those that are always there, and whatever else varies."""
-    varying = set(spec.axes)
-    return ("seed", *(name for name in leaves() if name in ALWAYS or name in varying))
-
-
 def run_values(run: Run, columns: Sequence[str]) -> list[str]:
-    """A run's values for the setting columns, as text."""
-    return [str(run.seed) if name == "seed" else run.setting.shown(name) for name in columns]
+    """A run's seed and its values for the setting columns, as text."""
+    return [str(run.seed), *map(run.setting.shown, columns)]
 
 
 def outcome_header(curves: Table) -> list[str]:
     """The outcome columns of runs.csv."""
-    return [*(column.name for column in OUTCOMES), *curves.names]
+    return [*OUTCOMES, *curves.names]
 
 
 def outcome_values(outcome: Outcome, curves: Table) -> list[str]:

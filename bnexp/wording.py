@@ -66,7 +66,7 @@ def notes_of(row: Row, metric: str) -> str:
     if row.estimate is not None and row.estimate.note:
         parts.append(row.estimate.note)
     if row.difference is not None and row.difference.kind.startswith("median"):
-        parts.append("difference: median, failed runs ranked worst")
+        parts.append("difference: median by rank, failed runs worst")
     return "; ".join(part for part in parts if part)
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from bnexp.errors import DamagedResults, ResultsError
 from bnexp.loading import load_spec
-from bnexp.results import OUTCOMES, load_results, setting_columns, with_derived
+from bnexp.layout import OUTCOMES, setting_columns
+from bnexp.results import load_results, with_derived
 
 SPEC = """
 name: small

@@ -203,7 +203,7 @@ def _all_sums(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _sampled_sums(sizes: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    random, block = stream(0, "noise"), DRAWS // 100  # blocks bound the memory
+    random, block = stream(0, "signs"), DRAWS // 100  # blocks bound the memory
     signs = (random.integers(0, 2, size=(block, len(sizes)), dtype=np.int8) for _ in range(100))
     return [(2.0 * sign - 1.0) @ sizes for sign in signs]
 

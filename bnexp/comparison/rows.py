@@ -87,7 +87,6 @@ def make_row(
     """Summarise the runs of a setting and compare them with those of its baseline, if there is one."""
     outcomes = [runs[seed] for seed in sorted(runs)]
     recorded = is_recorded(outcomes, metric)
-    scaled = _scaled(outcomes, metric)
     learned = [run for run in outcomes if run.learned]
     failed = len(outcomes) - len(learned)
     contrast = None
@@ -108,7 +107,7 @@ def make_row(
         n_diverged=sum(run.diverged for run in outcomes),
         n_missing=len(seeds) - len(outcomes),
         learned_share=intervals.share_estimate(len(learned), len(outcomes), "share learned") if outcomes else None,
-        estimate=intervals.summary(scaled, metric.scale) if scaled and recorded else None,
+        estimate=_center(outcomes, metric) if outcomes and recorded else None,
         of_learned=_of_learned(learned, metric) if failed and recorded else None,
         values={run.seed: run.values.get(metric.name, math.nan) for run in outcomes},
         difference=contrast.difference if contrast else None,
@@ -128,6 +127,19 @@ def is_recorded(runs: Iterable[Outcome], metric: Metric) -> bool:
     """Whether any run that ended in the ordinary way has the metric; vacuously so if none did."""
     done = [run for run in runs if not run.diverged]
     return not done or any(not math.isnan(run.values.get(metric.name, math.nan)) for run in done)
+
+
+def _center(outcomes: Sequence[Outcome], metric: Metric) -> Estimate:
+    """The mean where the runs are of one kind, all learned or none did; the median where they are mixed.
+
+    No run is left out. A run without a number (diverged) has the worst rank.
+    """
+    as_they_are = [metric.on_scale(run.values.get(metric.name, math.nan), failed=False) for run in outcomes]
+    if not all(map(math.isfinite, as_they_are)):
+        return intervals.summary(_scaled(outcomes, metric), metric.scale)
+    if len({run.learned for run in outcomes}) > 1:
+        return intervals.median_estimate(as_they_are, metric.scale, "median", "run")
+    return intervals.summary(as_they_are, metric.scale)
 
 
 def contrast_of(runs: Runs, baseline: Runs, metric: Metric) -> Contrast:
@@ -191,7 +203,7 @@ def _worst_note(outcomes: Sequence[Outcome], metric: Metric, failed: int) -> str
     )
     parts = []
     if failed:
-        parts.append(f"{failed} of {len(outcomes)} did not learn: worst rank")
+        parts.append(f"{failed} of {len(outcomes)} did not learn")
     if odd:
         parts.append(f"{odd} of {len(outcomes)} {'zero or ' if metric.scale == 'log' else ''}not finite: ranked")
     return "; ".join(parts)

@@ -5,9 +5,9 @@ file beside ``activations.py`` and name it in ``MEASURES`` below and in ``bnexp.
 """
 
 from bnexp.measures.activations import ACTIVATIONS
-from bnexp.measures.base import Column, Measure, Reading, Record, Table
+from bnexp.measures.base import Measure, Reading, Record
 from bnexp.measures.parameters import PARAMETERS
 
 MEASURES: dict[str, Measure] = {measure.name: measure for measure in (ACTIVATIONS, PARAMETERS)}
 
-__all__ = ["MEASURES", "Column", "Measure", "Reading", "Record", "Table"]
+__all__ = ["MEASURES", "Measure", "Reading", "Record"]

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from bnexp.measures.base import Column, Measure, Reading, Record, Table, learns_affine, tracked_units
+from bnexp.layout import Column, Table
+from bnexp.measures.base import Measure, Reading, Record, learns_affine, tracked_units
 
 NEAR_ZERO = 0.05  # |x| at most this
 SATURATED_SLOPE = 0.0475  # sigmoid: g(1 − g) below this, i.e. g outside [.05, .95]

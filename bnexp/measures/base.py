@@ -8,28 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from bnexp.layout import Column, Table
 from bnexp.plan import Run, Structure
-
-
-class Column(NamedTuple):
-    """A column of a table: its name, unit and meaning. The README's reference is made from these."""
-
-    name: str
-    unit: str
-    meaning: str
-
-
-class Table(NamedTuple):
-    """A CSV: label columns (text) and number columns; ``run`` and ``epoch`` stand before them."""
-
-    name: str
-    labels: tuple[Column, ...]
-    columns: tuple[Column, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the number columns."""
-        return tuple(column.name for column in self.columns)
 
 
 class Record(NamedTuple):

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from bnexp.measures.base import Column, Measure, Reading, Record, Table
+from bnexp.layout import Column, Table
+from bnexp.measures.base import Measure, Reading, Record
 
 TABLE = Table(
     "parameters",

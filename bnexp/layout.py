@@ -1,0 +1,62 @@
+"""What a results folder contains: file names, the columns every study has, and the words Column and Table.
+
+Both sides of the folder lean on this: the one that writes (store, tables) and the one that reads (results). No torch.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from bnexp.spec import Spec, leaves
+
+SCHEMA = 1  # of meta.json and commit.json; a larger number is a newer version of bnexp
+SPEC, META, RUNS, ITEMS, SHARDS, COMMIT, CHECKPOINT, LOCK = (
+    "spec.yaml",
+    "meta.json",
+    "runs.csv",
+    "items.csv",
+    "shards",
+    "commit.json",
+    "checkpoint.npz",
+    ".lock",
+)
+STATUSES = ("pending", "running", "done", "diverged", "failed")
+ALWAYS = ("data", "hidden", "activation", "norm", "placement", "optimizer", "lr", "batch_size", "epochs")
+
+
+class Column(NamedTuple):
+    """A column of a table: its name, unit and meaning. The README's reference is made from these."""
+
+    name: str
+    unit: str
+    meaning: str
+
+
+class Table(NamedTuple):
+    """A CSV: label columns (text) and number columns; ``run`` and ``epoch`` stand before them."""
+
+    name: str
+    labels: tuple[Column, ...]
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the number columns."""
+        return tuple(column.name for column in self.columns)
+
+
+OUTCOME_COLUMNS = (
+    Column("status", "", "pending, running, done, diverged or failed"),
+    Column("diverged_epoch", "epoch", "first epoch with a number that is not finite"),
+    Column("learned", "", "true if final training accuracy (R²) passed the threshold of learned_at"),
+    Column("n_parameters", "1", "trained numbers"),
+    Column("init_id", "", "w + checksum of the initial weight matrices"),
+    Column("order_id", "", "o + checksum of the first epoch's row order"),
+)
+OUTCOMES = tuple(column.name for column in OUTCOME_COLUMNS)
+
+
+def setting_columns(spec: Spec) -> tuple[str, ...]:
+    """The setting columns of runs.csv after ``run`` and ``seed``: those always there, then whatever else varies."""
+    varying = set(spec.axes)
+    return (*ALWAYS, *(name for name in leaves() if name in varying and name not in ALWAYS))
