@@ -1,15 +1,15 @@
 """Runs to the few numbers that a figure draws: which runs share a panel, and means over seeds with their bands.
 
 A comparison is cut into *blocks*, one per combination of the fields that vary beside the norm and the learning rate; a
-*panel* is a block at one learning rate. Fields that each norm has its own value of (``affine`` starting as
+*panel* is a block at one learning rate. Fields of which each norm has one value (``affine`` that starts as
 ``standardize``, one rate per norm) divide nothing: they belong to the norm.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,21 +17,21 @@ from pandas import DataFrame
 
 from bnexp.comparison import Comparison
 from bnexp.comparison.intervals import t_quantile
-from bnexp.norms import NORMS
 from bnexp.plan import run_id
-from bnexp.results import Results
+from bnexp.results import Results, with_derived
 from bnexp.spec import leaves, show
 
-KNOB = "lr"  # the field on the horizontal axis of the lr picture; every other varying field makes blocks
-EVERYWHERE = "none"  # the norm without a placement: it stands in the blocks of both
+KNOB = "lr"  # the horizontal axis of the lr picture; every other field that varies makes blocks
+BARE = "none"  # the norm without a placement: it stands in the blocks of each
+LEGEND = ("none", "affine", "center", "scale", "standardize", "gamma", "beta", "full")  # by what is switched on
 
 
 @dataclass(frozen=True, eq=False)
 class Cut:
     """The runs of a comparison by block, norm and learning rate.
 
-    ``runs`` has one row per run and block: run, seed, status, learned, diverged_epoch, layers (hidden ones), placement,
-    norm, block, rate (text, empty where lr does not vary). ``blocks`` maps each block's label to its fields.
+    ``runs`` has a row per run and block: run, seed, norm, placement, block, rate (text; empty where lr divides nothing),
+    layers (hidden ones), status, learned, diverged_epoch. ``blocks`` maps a block's label to its fields.
     """
 
     runs: DataFrame
@@ -39,67 +39,128 @@ class Cut:
     rates: tuple[str, ...]
     norms: tuple[str, ...]
 
-    def block_of(self, setting: Mapping[str, str]) -> list[str]:
-        """The labels of the blocks that a row of the comparison belongs to: several for the norm without placement."""
+    def blocks_of(self, setting: Mapping[str, str]) -> list[str]:
+        """The labels of the blocks that a row of the comparison stands in."""
         return [
             label
-            for label, fields in self.blocks.items()
-            if all(_fits(setting, leaf, value) for leaf, value in fields.items())
+            for label, block in self.blocks.items()
+            if all(_fits(setting, leaf, value) for leaf, value in block.items())
         ]
 
 
 def _fits(setting: Mapping[str, str], leaf: str, value: str) -> bool:
-    return (leaf == "placement" and setting.get("norm") == EVERYWHERE) or setting.get(leaf, value) == value
+    return (leaf == "placement" and setting.get("norm") == BARE) or setting.get(leaf, value) == value
 
 
 def cut(results: Results, comparison: Comparison) -> Cut:
     """Cut a comparison's runs into blocks."""
-    frame = _members(results, comparison.group)
+    frame = _members(results, comparison)
     free = [axis for axis in comparison.axes if axis != "norm" and _divides(frame, axis)]
     fields = [axis for axis in free if axis != KNOB]
-    frame["rate"] = frame[KNOB] if KNOB in free else ""
-    frame = _everywhere(frame, fields)
-    keys = frame[fields].drop_duplicates().to_dict("records") if fields else [{}]
-    blocks = {block_label(key): {str(leaf): str(value) for leaf, value in key.items()} for key in keys}
-    frame["block"] = [block_label(key) for key in frame[fields].to_dict("records")] if fields else ""
+    frame = _everywhere(frame) if "placement" in fields else frame
+    records: list[dict[str, str]] = [{leaf: row[leaf] for leaf in fields} for row in frame.to_dict("records")]
+    frame = frame.assign(rate=frame[KNOB] if KNOB in free else "", block=[block_label(record) for record in records])
+    outcomes = results.runs[["run", "status", "learned", "diverged_epoch"]]
     rates = tuple(sorted(set(frame["rate"]), key=float)) if KNOB in free else ()
-    norms = tuple(norm for norm in NORMS if norm in set(frame["norm"]))
-    return Cut(_with_outcomes(frame, results), blocks, rates, norms)
+    norms = tuple(norm for norm in LEGEND if norm in set(frame["norm"]))
+    blocks = {block_label(record): record for record in records}
+    return Cut(frame.merge(outcomes, on="run"), blocks, rates, norms)
 
 
-def block_label(fields: Mapping[str, str] | Mapping[object, object]) -> str:
-    """``activation tanh, placement pre``; empty where nothing but the norm and lr varies."""
+def block_label(fields: Mapping[str, str]) -> str:
+    """``activation tanh, placement pre``; empty where nothing but norm and lr varies."""
     return ", ".join(f"{leaf} {value}" for leaf, value in fields.items())
 
 
-def _members(results: Results, group: Mapping[str, str]) -> DataFrame:
-    """Every planned run of a group with the text of its fields."""
+def _members(results: Results, comparison: Comparison) -> DataFrame:
+    """Every planned run of the comparison's group with the text of the fields that matter here."""
     axes, fields, rows = results.spec.axes, leaves(), []
+    wanted = tuple(dict.fromkeys((*comparison.axes, "norm", "placement", KNOB)))
     for setting in results.spec.settings:
         texts = {leaf: show(getattr(getattr(setting, section), name)) for leaf, (section, name) in fields.items()}
-        if all(_fits(texts, leaf, value) for leaf, value in group.items()):
-            layers = len(setting.model.hidden)
-            rows += [{**texts, "run": run_id(setting, axes, seed), "layers": layers} for seed in results.spec.seeds]
+        if all(_fits(texts, leaf, value) for leaf, value in comparison.group.items()):
+            shared = {**{leaf: texts[leaf] for leaf in wanted}, "layers": len(setting.model.hidden)}
+            rows += [{**shared, "run": run_id(setting, axes, seed), "seed": seed} for seed in results.spec.seeds]
     return DataFrame(rows)
 
 
 def _divides(frame: DataFrame, axis: str) -> bool:
-    """Whether some norm has several values of the field; norm none has no placement."""
-    placed = frame[frame["norm"] != EVERYWHERE] if axis == "placement" else frame
+    """Whether some norm has several values of the field; ``none`` has no placement."""
+    placed = frame[frame["norm"] != BARE] if axis == "placement" else frame
     return bool((placed.groupby("norm")[axis].nunique() > 1).any())
 
 
-def _everywhere(frame: DataFrame, fields: Sequence[str]) -> DataFrame:
-    """Norm none once per placement of the others, whichever of its equal runs were trained."""
-    bare = frame["norm"] == EVERYWHERE
-    if "placement" not in fields or not bare.any():
+def _everywhere(frame: DataFrame) -> DataFrame:
+    """Norm none at each placement where another norm stands, whichever of its equal runs were trained."""
+    placed, bare = frame[frame["norm"] != BARE], frame[frame["norm"] == BARE]
+    one = bare.drop_duplicates([name for name in frame.columns if name not in ("run", "placement")])
+    return pd.concat([one.assign(placement=value) for value in placed["placement"].unique()] + [placed])
+
+
+# --- bands ------------------------------------------------------------------------------------------------------------
+
+
+def measured(results: Results, table: str, runs: DataFrame) -> DataFrame | None:
+    """A table's rows joined with the runs that ended in the ordinary way; None if there are none."""
+    found = results.table(table)
+    if found is None:
+        return None
+    columns = ["run", "seed", "norm", "placement", "block", "rate", "layers"]
+    joined = with_derived(found).merge(runs.loc[runs["status"] == "done", columns], on="run")
+    return joined if len(joined) else None
+
+
+def bands(frame: DataFrame, by: Sequence[str], column: str, log: bool = False) -> DataFrame:
+    """Mean and 95 % Student-t band of a column over seeds: ``by``, n, mean, low, high.
+
+    On the log scale: geometric means. A point where a run's value is infinite (or, on the log scale, not positive) is
+    left out; ``low`` and ``high`` are NaN for a single run.
+    """
+    values = frame[column].to_numpy(dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scaled = np.log(values) if log else values
+    known = frame[list(by)].assign(value=scaled)[~np.isnan(values)]
+    grouped = known.groupby(list(by), sort=False)["value"]
+    with np.errstate(invalid="ignore"):
+        found = grouped.agg(["count", "mean", "std"]).reset_index().rename(columns={"count": "n"})
+    found = found[np.isfinite(found["mean"])]
+    half = found["n"].map(_t_over_root) * found["std"]
+    low, high = found["mean"] - half, found["mean"] + half
+    back: Any = np.exp if log else (lambda x: x)
+    return found.drop(columns="std").assign(mean=back(found["mean"]), low=back(low), high=back(high))
+
+
+def _t_over_root(n: int) -> float:
+    return t_quantile(n - 1) / float(np.sqrt(n)) if n > 1 else float("nan")
+
+
+def thinned(frame: DataFrame, most: int) -> DataFrame:
+    """At most this many epochs, evenly spaced among those recorded, first and last included."""
+    epochs = np.unique(frame["epoch"])
+    if len(epochs) <= most:
         return frame
-    same = ["run", "placement"]
-    once = frame[bare].drop_duplicates([name for name in frame.columns if name not in same and name != "key"])
-    seeds = once["run"].str.rpartition(",seed=")[2]
-    once = once.assign(seed=seeds)
-    return _repeat(frame, bare, fields)
+    keep = epochs[np.unique(np.linspace(0, len(epochs) - 1, most).round().astype(int))]
+    return frame[frame["epoch"].isin(keep)]
 
 
-def _repeat(frame: DataFrame, bare: pd.Series[bool], fields: Sequence[str]) -> DataFrame:
-    raise NotImplementedError
+# --- which panels -----------------------------------------------------------------------------------------------------
+
+
+def telling_rate(runs: DataFrame, rates: Sequence[str]) -> str:
+    """The learning rate for figures that show one: where most runs learned, of several such the middle one."""
+    if not rates:
+        return ""
+    learned = {rate: int((runs.loc[runs["rate"] == rate, "learned"].fillna(False)).sum()) for rate in rates}
+    best = [rate for rate in rates if learned[rate] == max(learned.values())]
+    return best[(len(best) - 1) // 2]
+
+
+def chosen_rates(cut: Cut, comparison: Comparison) -> dict[tuple[str, str], str]:
+    """(block, norm) -> the learning rate that most seeds were reported at; empty where nothing chose."""
+    found = {}
+    for row in comparison.best_rows if comparison.tune == KNOB else ():
+        if row.chosen:
+            counts = row.chosen
+            for block in cut.blocks_of(row.setting):
+                found[block, row.setting.get("norm", cut.norms[0])] = max(counts, key=lambda rate: counts[rate])
+    return found

@@ -1,7 +1,7 @@
 """The command line: options, exit codes, and nothing else. Every import that costs time stands inside its command.
 
-Exit codes: 0 ok · 1 some shards failed, or a bug · 2 wrong usage, spec or data, nothing found, a device that is not there ·
-4 results damaged or newer · 5 storage · 6 folder in use · 8 device lost · 130 Ctrl-C · 143 SIGTERM.
+Exit codes: 0 ok · 1 some shards failed, or a bug · 2 wrong usage, spec or data, nothing found, no such
+device · 4 results damaged or newer · 5 storage · 6 folder in use · 8 device lost · 130 Ctrl-C · 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -92,13 +92,19 @@ def train(
     config: Annotated[Path, typer.Argument(help="The spec, a YAML file.", show_default=False)],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[key=value]…", help="Replace fields: train.lr=0.03,0.1 seeds=0..19", show_default=False),
+        typer.Argument(
+            metavar="[key=value]…", help="Replace fields: train.lr=0.03,0.1 seeds=0..19", show_default=False
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Results folder [default: results/NAME].", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Results folder [default: results/NAME].", show_default=False)
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     workers: Annotated[str, typer.Option(help="Worker processes: a number, or auto.")] = "auto",
     executor: Annotated[str, typer.Option(help="Where to train: local (ray comes later).")] = "local",
-    extend: Annotated[bool, typer.Option("--extend", help="Add the runs that are new; keep the finished ones.")] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Add the runs that are new; keep the finished ones.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete what the folder holds first.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first shard that fails.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,
@@ -173,7 +179,9 @@ def compare(
 
     if format not in console.FORMATS:
         raise errors.UsageError(f"--format {format}: one of {', '.join(console.FORMATS)} is expected")
-    given = None if baseline == "norm=none" else _pairs("--baseline", baseline if "=" in baseline else f"norm={baseline}")
+    given = (
+        None if baseline == "norm=none" else _pairs("--baseline", baseline if "=" in baseline else f"norm={baseline}")
+    )
     chosen = {key: value.split("|") for key, value in _pairs("--where", where).items()}
     comparisons: list[Comparison] = []
     for one in load_results(results or ()):

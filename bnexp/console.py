@@ -64,7 +64,9 @@ class Progress:
         if self.console.is_terminal:
             columns = ("{task.description}", "{task.fields[runs]} runs", "{task.fields[loss]}", "{task.fields[lost]}")
             name, *others = (TextColumn(column) for column in columns)
-            self.bar = Bar(name, BarColumn(bar_width=None), *others, TimeRemainingColumn(), console=self.console, expand=True)
+            self.bar = Bar(
+                name, BarColumn(bar_width=None), *others, TimeRemainingColumn(), console=self.console, expand=True
+            )
             self.task = self.bar.add_task(self.name[:20], total=self.total, runs=f"0/{self.runs}", loss="", lost="")
             self.bar.start()
         else:
@@ -165,7 +167,7 @@ def _parts(comparison: Comparison) -> list[tuple[str, Sequence[Row], tuple[str, 
     """The tables of a comparison: at equal values, and each at its best value of the knob."""
     knob = comparison.tune
     equal = f"at equal {knob}" if knob else "every setting"
-    parts = [(equal, comparison.rows, comparison.axes)]
+    parts: list[tuple[str, Sequence[Row], tuple[str, ...]]] = [(equal, comparison.rows, comparison.axes)]
     if comparison.best_rows:
         others = tuple(axis for axis in comparison.axes if axis != knob)
         best = f"each at its best {knob}, chosen for each seed by {comparison.tuned_by} of the other seeds"

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
@@ -58,7 +59,7 @@ class Message(NamedTuple):
 def make_stacks(shards: Sequence[Shard], workers: int) -> list[Stack]:
     """Join shards of one structure into stacks of about equal size, the longest work first.
 
-    A stack has at most 32 runs and 16 MiB of parameters, and there are as many stacks as workers where that is possible.
+    A stack has at most 32 runs and 16 MiB of parameters, and there are as many stacks as workers if possible.
     """
     groups: dict[Structure, list[Shard]] = {}
     for shard in shards:
@@ -70,7 +71,7 @@ def make_stacks(shards: Sequence[Shard], workers: int) -> list[Stack]:
         largest = max(1, min(STACK_RUNS // runs_per_shard, STACK_BYTES // bytes_per_shard))
         count = max(-(-len(group) // largest), min(len(group), -(-workers // len(groups))))
         bounds = [len(group) * i // count for i in range(count + 1)]
-        stacks += [Stack(structure, tuple(group[a:b])) for a, b in zip(bounds, bounds[1:], strict=False)]
+        stacks += [Stack(structure, tuple(group[a:b])) for a, b in pairwise(bounds)]
     return sorted(stacks, key=lambda stack: -estimated_seconds(stack))
 
 

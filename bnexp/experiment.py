@@ -315,9 +315,7 @@ def _kept_shards(
     return commits
 
 
-def _check_extension(
-    folder: Path, spec: Spec, runs: Sequence[Run], request: Request, meta: Mapping[str, Any]
-) -> None:
+def _check_extension(folder: Path, spec: Spec, runs: Sequence[Run], request: Request, meta: Mapping[str, Any]) -> None:
     """Accept a study that only adds runs, and only with --extend; show the difference otherwise."""
     old = load_spec(folder / SPEC)
     missing = {entry["key"] for entry in meta["runs"]} - {run.key for run in runs}

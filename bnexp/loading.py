@@ -1,7 +1,7 @@
 """A YAML file and overrides to a Spec: axes, variants, and every mistake at once.
 
-Values become lists of alternatives *before* they are validated, one by one, so that each message names exactly the value
-that is wrong and where it stands.
+Values become lists of alternatives *before* they are validated, one by one, so that each message names exactly the
+value that is wrong and where it stands.
 """
 
 from __future__ import annotations
@@ -32,11 +32,21 @@ from bnexp.spec import (
     contradictions,
     is_axis,
     is_safe_name,
-    leaf,
     setting_fields,
 )
 
-TOP = ("name", "question", "data", "model", "train", "seeds", *StudyFields.model_fields, "measure", "variants", "claims")
+TOP = (
+    "name",
+    "question",
+    "data",
+    "model",
+    "train",
+    "seeds",
+    *StudyFields.model_fields,
+    "measure",
+    "variants",
+    "claims",
+)
 MAX_SETTINGS = 100_000  # assumption: a larger grid is a mistake; refused before it is built
 
 Locate = Callable[..., Problem]  # (message, at_key=False) -> Problem

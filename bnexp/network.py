@@ -1,7 +1,7 @@
 """The network: layers with a leading run axis, from initial weights to logits, taps and gradients.
 
-Shapes: activations [run, unit, sample], weights [run, out, in], biases, γ and β [run, out]. Layers count from 1, the last
-is the output. Parameters live in a dict: ``weight1``, ``bias1``, ``gamma1``, ``beta1``, ``weight2``, …
+Shapes: activations [run, unit, sample], weights [run, out, in], biases, γ and β [run, out]. Layers count from 1, the
+last is the output. Parameters live in a dict: ``weight1``, ``bias1``, ``gamma1``, ``beta1``, ``weight2``, …
 
 Nothing here reduces over runs, and every operation gives a run the same bits whatever its neighbours. That leans on
 facts about torch's CPU kernels which tests/test_stack_invariance.py holds fast: products are exact when inputs and
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,7 +51,12 @@ def sigmoid(a: Tensor) -> Tensor:
     return 0.5 * (1 + torch.tanh(0.5 * a))
 
 
-ACTIVATIONS = {"sigmoid": sigmoid, "tanh": torch.tanh, "relu": torch.relu, "linear": lambda a: a}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": sigmoid,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "linear": lambda a: a,
+}
 
 
 def product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -77,7 +82,7 @@ def forward(
 ) -> Pass:
     """Run the network on x [run, in, sample].
 
-    Norms use the batch's own statistics, or the ``given`` ones, one per hidden layer (running or population statistics).
+    Norms use the batch's own statistics, or the ``given`` ones, one per hidden layer (running or population).
     With taps, each layer's dict holds what exists there, in reading order: pre: preactivation, standardized, affine,
     activation; post: preactivation, activation, standardized, affine; output: preactivation (the logits).
     """
@@ -116,9 +121,7 @@ def losses(logits: Tensor, targets: Tensor, structure: Structure) -> Tensor:
     return error * error
 
 
-def loss_and_gradients(
-    parameters: Parameters, x: Tensor, targets: Tensor, structure: Structure
-) -> Gradients:
+def loss_and_gradients(parameters: Parameters, x: Tensor, targets: Tensor, structure: Structure) -> Gradients:
     """Differentiate each run's loss by its own parameters; the only place that does.
 
     Autograd needs one number, so the losses are summed over runs; no run's gradient depends on another's loss.
@@ -178,8 +181,8 @@ def calibrate(
 ) -> None:
     """Set γ, β of runs that start as ``identity`` or ``standardize``, in place, layer by layer over all rows x [in, n].
 
-    identity (norm full): γ = sqrt(σ² + ε), β = μ + the bias that ``none`` has there, so that y is what ``none`` has; the
-    running statistics start at (μ, σ²), so that evaluation starts there too. standardize (norm affine):
+    identity (norm full): γ = sqrt(σ² + ε), β = μ + the bias that ``none`` has there, so that y is what ``none`` has;
+    the running statistics start at (μ, σ²), so that evaluation starts there too. standardize (norm affine):
     γ = 1/sqrt(σ² + ε), β = −μγ, so that y is what ``standardize`` has. μ, σ² (biased) are of the norm's input.
     """
     for index, run in enumerate(runs):
@@ -194,7 +197,9 @@ def calibrate(
             root = torch.sqrt(variance + structure.eps)
             if kind == "identity":
                 n_in, n_out = structure.widths[layer - 1], structure.widths[layer]
-                missing = None if structure.has_bias(layer) else draw_layer(run.seed, layer, n_in, n_out, *_scheme(run))[1]
+                missing = (
+                    None if structure.has_bias(layer) else draw_layer(run.seed, layer, n_in, n_out, *_scheme(run))[1]
+                )
                 own[f"gamma{layer}"].copy_(root)
                 own[f"beta{layer}"].copy_(mean if missing is None else mean + torch.from_numpy(missing).to(mean))
                 running[layer - 1].mean[index : index + 1] = mean

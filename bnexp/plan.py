@@ -1,7 +1,7 @@
 """Spec to shards: which runs there are, in which order, and which of them share a tensor program. No torch here.
 
-Plan order: structure by structure (as they first appear in the grid); inside a structure seed by seed, settings within a
-seed. A shard is the next few runs of that order: the unit of storage, resume and scheduling.
+Plan order: structure by structure (as they first appear in the grid); inside a structure seed by seed, settings within
+a seed. A shard is the next few runs of that order: the unit of storage, resume and scheduling.
 """
 
 from __future__ import annotations
@@ -222,7 +222,9 @@ def check_against_data(spec: Spec, shapes: Mapping[DataFields, DataShape]) -> No
             problems.append(spec.locate(setting, "data.label_noise", "is for classification; this is a regression"))
         size = shape.n_train if isinstance(train.batch_size, str) else train.batch_size
         if size > shape.n_train:
-            message = f"{size} rows per step, but only {shape.n_train} training rows (after test, validation and subset)"
+            message = (
+                f"{size} rows per step, but only {shape.n_train} training rows (after test, validation and subset)"
+            )
             problems.append(spec.locate(setting, "train.batch_size", message))
         elif train.last_batch == "keep" and shape.n_train % size == 1 and NORMS[setting.model.norm].uses_statistics:
             message = f"the last minibatch would hold 1 of {shape.n_train} rows, and one row has no variance; use drop"

@@ -100,7 +100,7 @@ def parse(text: str, name: str) -> Document:
     # Split as YAML counts lines, so that positions and lines agree.
     document = Document(name, re.split("\r\n|\r|\n|\x85|\u2028|\u2029", text))
     try:
-        _build(document, yaml.parse(text, Loader=yaml.SafeLoader))
+        _Builder(document).build(yaml.parse(text, Loader=yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         position = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -121,80 +121,98 @@ class _Open:
     path: FieldPath
     key: str | None = None
 
+    @property
+    def waits_for_key(self) -> bool:
+        return isinstance(self.container, dict) and self.key is None
 
-def _build(document: Document, events: Iterator[yaml.Event]) -> None:
-    """Assemble the data from parser events with an explicit stack, so that depth is bounded and nothing recurses."""
-    stack: list[_Open] = []
-    problems: list[Problem] = []
-    documents = 0
 
-    def fail(event: yaml.Event, message: str) -> Problem:
-        return problem_at(document, (event.start_mark.line + 1, event.start_mark.column + 1), message)
+class _Builder:
+    """Assembles the data from parser events with an explicit stack, so that depth is bounded and nothing recurses."""
 
-    def place(event: yaml.Event, value: Any) -> FieldPath:
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.open: list[_Open] = []
+        self.problems: list[Problem] = []
+        self.started = False
+
+    def build(self, events: Iterator[Any]) -> None:
+        """Take in every event; raise SpecError with what can be collected, at once for what cannot be read past."""
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if self.started:
+                    raise SpecError([self._problem(event, "a second document starts here; a spec is one document")])
+                self.started = True
+            elif isinstance(event, yaml.AliasEvent):
+                raise SpecError([self._problem(event, "aliases (*name) are not allowed; write the value out")])
+            elif isinstance(event, yaml.CollectionEndEvent):
+                self.open.pop()
+            elif isinstance(event, yaml.NodeEvent):
+                self._node(event)
+        if self.problems:
+            raise SpecError(self.problems)
+
+    def _node(self, event: Any) -> None:
+        if event.anchor is not None:
+            raise SpecError([self._problem(event, "anchors (&name) are not allowed; write the value out")])
+        if event.tag is not None:
+            raise SpecError([self._problem(event, "tags (!name) are not allowed")])
+        is_key = bool(self.open) and self.open[-1].waits_for_key
+        if isinstance(event, yaml.ScalarEvent):
+            if is_key:
+                self._key(event)
+            else:
+                self._value(event)
+            return
+        if is_key:
+            raise SpecError([self._problem(event, "a key must be a plain word")])
+        if len(self.open) >= MAX_DEPTH:
+            raise SpecError([self._problem(event, f"nested deeper than {MAX_DEPTH} levels")])
+        container: dict[str, Any] | list[Any] = {} if isinstance(event, yaml.MappingStartEvent) else []
+        self.open.append(_Open(container, self._place(event, container)))
+
+    def _key(self, event: Any) -> None:
+        """Note the key of a mapping; report merge keys and duplicates."""
+        here = self.open[-1]
+        if event.value == "<<":
+            self.problems.append(self._problem(event, "merge keys (<<) are not allowed; write the values out"))
+        elif event.value in here.container:
+            self.problems.append(self._problem(event, f"key {event.value!r} stands here a second time"))
+        here.key = event.value
+        self.document.keys[(*here.path, event.value)] = _position(event)
+
+    def _value(self, event: Any) -> None:
+        try:
+            self._place(event, _scalar(event))
+        except ValueError as error:
+            self.problems.append(self._problem(event, str(error)))
+            self._place(event, None)
+
+    def _place(self, event: Any, value: Any) -> FieldPath:
         """Put a value where the innermost open collection wants it and return its path."""
-        position = (event.start_mark.line + 1, event.start_mark.column + 1)
-        if not stack:
-            document.data, path = value, ()
-        elif isinstance(stack[-1].container, list):
-            path = (*stack[-1].path, len(stack[-1].container))
-            stack[-1].container.append(value)
+        path: FieldPath = ()
+        if not self.open:
+            self.document.data = value
         else:
-            assert stack[-1].key is not None
-            path = (*stack[-1].path, stack[-1].key)
-            stack[-1].container[stack[-1].key] = value
-            stack[-1].key = None
-        document.values[path] = position
+            here = self.open[-1]
+            if isinstance(here.container, list):
+                path = (*here.path, len(here.container))
+                here.container.append(value)
+            else:
+                path = (*here.path, str(here.key))
+                here.container[str(here.key)] = value
+                here.key = None
+        self.document.values[path] = _position(event)
         return path
 
-    for event in events:
-        if isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
-            if documents > 1:
-                raise SpecError([fail(event, "a second document starts here; a spec is one document")])
-        elif isinstance(event, yaml.AliasEvent):
-            raise SpecError([fail(event, "aliases (*name) are not allowed; write the value out")])
-        elif isinstance(event, yaml.CollectionEndEvent):
-            stack.pop()
-        elif isinstance(event, yaml.NodeEvent):
-            if event.anchor is not None:
-                raise SpecError([fail(event, "anchors (&name) are not allowed; write the value out")])
-            if event.tag is not None:
-                raise SpecError([fail(event, "tags (!name) are not allowed")])
-            waiting_for_key = bool(stack) and isinstance(stack[-1].container, dict) and stack[-1].key is None
-            if isinstance(event, yaml.ScalarEvent):
-                if waiting_for_key:
-                    problems += _open_key(document, stack[-1], event, fail)
-                else:
-                    try:
-                        place(event, _scalar(event))
-                    except ValueError as error:
-                        problems.append(fail(event, str(error)))
-                        place(event, None)
-            else:
-                if waiting_for_key:
-                    raise SpecError([fail(event, "a key must be a plain word")])
-                if len(stack) >= MAX_DEPTH:
-                    raise SpecError([fail(event, f"nested deeper than {MAX_DEPTH} levels")])
-                container: dict[str, Any] | list[Any] = {} if isinstance(event, yaml.MappingStartEvent) else []
-                stack.append(_Open(container, place(event, container)))
-    if problems:
-        raise SpecError(problems)
+    def _problem(self, event: Any, message: str) -> Problem:
+        return problem_at(self.document, _position(event), message)
 
 
-def _open_key(document: Document, open_: _Open, event: yaml.ScalarEvent, fail: Any) -> list[Problem]:
-    """Note the key of a mapping; report merge keys and duplicates."""
-    key, problems = event.value, []
-    if key == "<<":
-        problems.append(fail(event, "merge keys (<<) are not allowed; write the values out"))
-    elif key in open_.container:
-        problems.append(fail(event, f"key {key!r} stands here a second time"))
-    open_.key = key
-    document.keys[(*open_.path, key)] = (event.start_mark.line + 1, event.start_mark.column + 1)
-    return problems
+def _position(event: Any) -> tuple[int, int]:
+    return event.start_mark.line + 1, event.start_mark.column + 1
 
 
-def _scalar(event: yaml.ScalarEvent) -> Any:
+def _scalar(event: Any) -> Any:
     """Resolve a scalar by the YAML 1.2 core schema; quoted and block scalars are always strings."""
     text = event.value
     if event.style is not None:
@@ -236,7 +254,7 @@ def _represent_float(dumper: yaml.SafeDumper, number: float) -> yaml.Node:
     return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
 
-def _represent_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
+def _represent_list(dumper: yaml.SafeDumper, items: Any) -> yaml.Node:
     flat = all(not isinstance(item, dict) for item in items)
     return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=flat)
 

@@ -63,7 +63,7 @@ class DataFields(Fields):
     )
     feature_scale: Literal["auto", "range", "standardize", "none"] = Field(
         "auto",
-        description="range: digits/16, images/255; standardize: by the training rows; auto: images range, files standardize",
+        description="range: digits/16, images/255; standardize: by the training rows; auto: images range, files the other",
     )
     samples: Positive | None = Field(
         None, description=f"generated data: training rows ({BUMP_SAMPLES} for bump, else {SAMPLES})"
@@ -97,7 +97,8 @@ class ModelFields(Fields):
     gamma_init: float | Literal["identity", "standardize"] = Field(1.0, description="γ at the start")
     beta_init: float | Literal["identity", "standardize"] = Field(0.0, description="β at the start")
     weight_init: Literal["linear", "glorot", "he", "gaussian"] = Field(
-        "linear", description="linear: torch's Linear; glorot, he: with zero biases; gaussian: N(0, weight_sd²), zero biases"
+        "linear",
+        description="linear: torch's Linear; glorot, he: with zero biases; gaussian: N(0, weight_sd²), zero biases",
     )
     weight_sd: Annotated[float, Field(gt=0)] | None = Field(None, description="gaussian: SD of the weights")
     noise: Literal["none", "santurkar"] = Field("none", description="noise after the norm")
@@ -107,7 +108,9 @@ class ModelFields(Fields):
 class TrainFields(Fields):
     """How it is trained."""
 
-    epochs: Annotated[int, Field(ge=0)] = Field(30, description="passes over the training rows; 0 = initialisation only")
+    epochs: Annotated[int, Field(ge=0)] = Field(
+        30, description="passes over the training rows; 0 = initialisation only"
+    )
     batch_size: Positive | Literal["full"] = Field(32, description="rows per step; full = all training rows")
     last_batch: Literal["drop", "keep"] = Field("drop", description="what to do with an incomplete last minibatch")
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="update rule")
@@ -259,7 +262,7 @@ class Spec:
         return {**self.study.model_dump(mode="json"), "measure": measure}
 
     def study_sha256(self) -> str:
-        """Checksum of everything that decides numbers: settings, seeds and shared options; not name, question, claims."""
+        """Checksum of everything that decides numbers: settings, seeds, shared options; not name, question, claims."""
         study = {
             "settings": [setting.key() for setting in self.settings],
             "seeds": list(self.seeds),

@@ -1,13 +1,12 @@
 """The only code that writes into a results folder.
 
-A shard's rows are appended to its own CSVs while it trains; ``commit.json``, written last and by an atomic rename, is the
-only sign that it is done. A shard without one starts again. The top CSVs are put together from committed shards, run by
+A shard's rows are appended to its own CSVs while it trains; ``commit.json``, written last, by an atomic rename, is the only
+sign that it is done. A shard without one starts again. The top CSVs are put together from committed shards, run by
 run in plan order, so they do not depend on how the study was cut, interrupted or extended.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -209,7 +208,9 @@ class _ShardRows:
         return rows
 
 
-def _write_items(folder: Path, runs: Sequence[Run], commits: Mapping[str, Mapping[str, Any]], axes: Sequence[str]) -> None:
+def _write_items(
+    folder: Path, runs: Sequence[Run], commits: Mapping[str, Mapping[str, Any]], axes: Sequence[str]
+) -> None:
     """items.csv: for each setting and test row, the share of finished seeds that predicted its class."""
     setting_of = {run.key: run.setting for run in runs}
     order: dict[Setting, None] = dict.fromkeys(run.setting for run in runs)
@@ -218,7 +219,7 @@ def _write_items(folder: Path, runs: Sequence[Run], commits: Mapping[str, Mappin
         path = folder / SHARDS / name / CHECKPOINT
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                correct = arrays["test_correct"] if "test_correct" in arrays else None
+                correct = arrays.get("test_correct")
         except (OSError, ValueError) as error:
             raise DamagedResults(f"{path}: cannot be read: {error}") from None
         if correct is not None:

@@ -75,7 +75,9 @@ def outcome_values(outcome: Outcome, curves: Table) -> list[str]:
     ]
 
 
-def encode(epoch: Epoch, ids: Sequence[str], shard_of_run: Sequence[int], tables: Mapping[str, Table]) -> list[dict[str, str]]:
+def encode(
+    epoch: Epoch, ids: Sequence[str], shard_of_run: Sequence[int], tables: Mapping[str, Table]
+) -> list[dict[str, str]]:
     """The rows of one epoch as CSV text, one dict (table name → lines) per shard of the stack."""
     lines: list[dict[str, list[str]]] = [{} for _ in range(max(shard_of_run) + 1)]
     quoted = [line([run_id])[:-1] for run_id in ids]

@@ -1,17 +1,16 @@
 """The training loop: a stack of networks, in lockstep, one epoch after the other.
 
-``train`` yields what was measured after every epoch; it neither prints nor writes. Each run sees only its own numbers: a
-run that leaves the finite numbers is poisoned (all its parameters become NaN) and its neighbours never know.
+``train`` yields what was measured after every epoch; it neither prints nor writes. Each run sees only its own numbers:
+a run that leaves the finite numbers is poisoned (all its parameters become NaN) and its neighbours never know.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-import hashlib
 
 import numpy as np
 import torch
@@ -114,9 +113,7 @@ def train(
                 minibatches.add(step.loss, step.logits, targets, structure)
                 gradients = step.gradients
             finite = all_finite(parameters).tolist()
-            diverged = [
-                epoch if at is None and not ok else at for at, ok in zip(diverged, finite, strict=True)
-            ]
+            diverged = [epoch if at is None and not ok else at for at, ok in zip(diverged, finite, strict=True)]
         yield recorder.epoch(epoch, parameters, running, gradients, minibatches, diverged, identities)
         if all(at is not None for at in diverged) and epoch < structure.epochs:
             yield recorder.last(parameters, running, diverged, identities)
@@ -256,7 +253,11 @@ class Recorder:
         if self.due(self.options.evaluate_every, epoch) or any(just_ended):
             shown = present if self.due(self.options.evaluate_every, epoch) else just_ended
             curves = {**train, **self.evaluations(epoch, parameters, running)}
-            records.append(Record("curves", (), tuple(curves), torch.stack([column.double() for column in curves.values()], 1), shown))
+            records.append(
+                Record(
+                    "curves", (), tuple(curves), torch.stack([column.double() for column in curves.values()], 1), shown
+                )
+            )
         due = [name for name, every in self.options.measure.items() if self.due(every, epoch)]
         if due:
             taps = forward(parameters, self.probe, self.structure, with_taps=True).taps
@@ -283,9 +284,7 @@ class Recorder:
         """The end of a stack in which every run has diverged before the last epoch."""
         outcomes = self.outcomes({}, diverged, identities)
         alive = [False] * len(self.runs)
-        return Epoch(
-            self.structure.epochs, [], alive, math.nan, outcomes, lambda: self.arrays(parameters, running)
-        )
+        return Epoch(self.structure.epochs, [], alive, math.nan, outcomes, lambda: self.arrays(parameters, running))
 
     def evaluations(self, epoch: int, parameters: Parameters, running: list[Statistics]) -> dict[str, Tensor]:
         """Loss and accuracy (R²) on all training rows when due, on validation and on test rows, by each statistics."""

@@ -15,8 +15,8 @@ from bnexp.comparison import intervals as iv
 from bnexp.comparison.choice import choose
 from bnexp.comparison.metrics import choosers, metric_of
 from bnexp.errors import UsageError
-from bnexp.loading import load_spec
 from bnexp.layout import OUTCOMES, setting_columns
+from bnexp.loading import load_spec
 from bnexp.results import load_results
 
 INF = math.inf

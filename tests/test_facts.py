@@ -68,7 +68,8 @@ def test_parameter_counts_equal_the_tensors():
     for norm, switches in NORMS.items():
         for placement in ("pre", "post"):
             for activation in ("relu", "linear"):
-                text = f"model: {{norm: {norm}, placement: {placement}, activation: {activation}, hidden: [5, 4]}}\nseeds: 1"
+                model = f"norm: {norm}, placement: {placement}, activation: {activation}, hidden: [5, 4]"
+                text = f"model: {{{model}}}\nseeds: 1"
                 _, _, runs, parameters = network(text)
                 count = sum(
                     p.numel()
@@ -135,7 +136,9 @@ def test_without_beta_the_network_is_odd_about_the_mean(norm, activation, hidden
     text = f"model: {{norm: {norm}, activation: {activation}, hidden: {hidden}}}\nseeds: 2"
     spec, _, runs, _ = network(text + "\ntrain: {batch_size: full, epochs: 5, lr: 0.3}\nmeasure: []", dataset)
     arrays = train_runs(spec, dataset, runs, F64)[-1].arrays()
-    parameters = {name: torch.from_numpy(array) for name, array in arrays.items() if name[:4] in ("weig", "bias", "gamm", "beta")}
+    parameters = {
+        name: torch.from_numpy(array) for name, array in arrays.items() if name[:4] in ("weig", "bias", "gamm", "beta")
+    }
     logits = forward(parameters, rows_of(dataset, 2), runs[0].structure).logits
     sums = logits[:, :, :24] + logits[:, :, 24:]
     assert (sums - sums[:, :, :1]).abs().max() <= 1e-12
@@ -204,7 +207,9 @@ def test_initial_ids_are_of_the_float32_weights():
 def test_pre_and_post_none_are_bit_equal():
     found = []
     for placement in ("pre", "post"):
-        spec, dataset, runs, _ = network(f"model: {{norm: none, placement: {placement}}}\nseeds: 2\ntrain: {{epochs: 2}}")
+        spec, dataset, runs, _ = network(
+            f"model: {{norm: none, placement: {placement}}}\nseeds: 2\ntrain: {{epochs: 2}}"
+        )
         outcomes = outcome_of_each(spec, dataset, runs)
         found.append({run_id: (outcome, arrays) for run_id, (_, outcome, arrays) in outcomes.items()})
     assert found[0] == found[1]
@@ -217,7 +222,9 @@ def test_running_statistics_make_evaluation_the_given_one():
     assert (normalize_by_statistics(a, statistics, True, True, 1e-5) - by_batch).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize(("scheme", "spread"), [("linear", 1 / 3), ("glorot", 2 * 10 / (10 + 4000)), ("he", 2), ("gaussian", 0.09)])
+@pytest.mark.parametrize(
+    ("scheme", "spread"), [("linear", 1 / 3), ("glorot", 2 * 10 / (10 + 4000)), ("he", 2), ("gaussian", 0.09)]
+)
 def test_initial_spread(scheme, spread):
     """Variance of the weights times fan-in (10): linear 1/3, he 2, glorot 2·in/(in + out), gaussian in·sd²."""
     from bnexp.network import draw_layer

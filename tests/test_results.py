@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from bnexp.errors import DamagedResults, ResultsError
-from bnexp.loading import load_spec
 from bnexp.layout import OUTCOMES, setting_columns
+from bnexp.loading import load_spec
 from bnexp.results import load_results, with_derived
 
 SPEC = """

@@ -133,7 +133,7 @@ def test_fifty_steps_equal_the_twin(norms, placement, activation, optimizer, n_c
         pytest.skip("the loss does not meet the optimizer: one optimizer is enough for the squared error")
     dataset = make_dataset(n_train=95, n_classes=n_classes)
     text = SPEC.format(norms=norms, placement=placement, activation=activation, optimizer=OPTIMIZERS[optimizer])
-    # With a linear activation the next norm's centring cancels β, whose gradient is rounding alone; Adam would blow it up.
+    # With a linear activation the next norm's centring cancels β: its gradient is rounding alone, which Adam blows up.
     spec = make_spec(text, *(["train.adam_eps=1e-3"] if activation == "linear" else []))
     runs = runs_of(spec, dataset)
     initial = initialize(runs[0].structure, runs, torch.float64)
@@ -177,7 +177,9 @@ def by_formula(a, c, s, gamma, beta, mean, variance, eps):
 
 def numpy_network(parameters, x, model, n_layers, statistics=None):
     """One run, one batch: x [in, sample] → logits, each layer's norm by the formula above."""
-    g = {"sigmoid": lambda a: 1 / (1 + np.exp(-a)), "tanh": np.tanh, "relu": lambda a: np.maximum(a, 0)}[model.activation]
+    g = {"sigmoid": lambda a: 1 / (1 + np.exp(-a)), "tanh": np.tanh, "relu": lambda a: np.maximum(a, 0)}[
+        model.activation
+    ]
     c, s, _, _ = (int(switch) for switch in NORMS[model.norm])
     for layer in range(1, n_layers):
         bias = parameters.get(f"bias{layer}", np.zeros(1))
@@ -205,7 +207,10 @@ def test_every_norm_equals_its_formula_in_numpy(norm, placement, activation):
     parameters = initialize(structure, runs, torch.float64)
     x = np.random.default_rng(1).normal(size=(2, 6, 13))
     given = [
-        (np.random.default_rng(layer).normal(size=(2, width)), np.random.default_rng(9 + layer).uniform(1, 2, (2, width)))
+        (
+            np.random.default_rng(layer).normal(size=(2, width)),
+            np.random.default_rng(9 + layer).uniform(1, 2, (2, width)),
+        )
         for layer, width in enumerate((7, 4))
     ]
     statistics = [Statistics(torch.from_numpy(mean), torch.from_numpy(variance)) for mean, variance in given]

@@ -66,9 +66,7 @@ def options_of(spec: Spec) -> Options:
     )
 
 
-def train_runs(
-    spec: Spec, dataset: Dataset, runs: Sequence[Run], dtype: torch.dtype = torch.float32
-) -> list[Epoch]:
+def train_runs(spec: Spec, dataset: Dataset, runs: Sequence[Run], dtype: torch.dtype = torch.float32) -> list[Epoch]:
     """Every epoch of a stack of these runs."""
     return list(train(stack_of(runs), dataset, torch.device("cpu"), options_of(spec), dtype))
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from bnexp.layout import Column, Table
+from bnexp.layout import Table
 from bnexp.plan import Run, Structure
 
 
