@@ -16,6 +16,7 @@ import pandas as pd
 from pandas import DataFrame
 
 from bnexp.comparison import Comparison
+from bnexp.comparison.choice import rank
 from bnexp.comparison.intervals import t_quantile
 from bnexp.plan import run_id
 from bnexp.results import Results, with_derived
@@ -101,12 +102,12 @@ def _everywhere(frame: DataFrame) -> DataFrame:
 
 
 def measured(results: Results, table: str, runs: DataFrame) -> DataFrame | None:
-    """A table's rows joined with the runs that ended in the ordinary way; None if there are none."""
+    """A table's rows joined with the given runs, of which only those that ended in the ordinary way; None if none."""
     found = results.table(table)
     if found is None:
         return None
-    columns = ["run", "seed", "norm", "placement", "block", "rate", "layers"]
-    joined = with_derived(found).merge(runs.loc[runs["status"] == "done", columns], on="run")
+    ended = runs[runs["status"] == "done"].drop(columns=["status", "learned", "diverged_epoch"])
+    joined = with_derived(found).merge(ended, on="run")
     return joined if len(joined) else None
 
 
@@ -143,24 +144,38 @@ def thinned(frame: DataFrame, most: int) -> DataFrame:
     return frame[frame["epoch"].isin(keep)]
 
 
-# --- which panels -----------------------------------------------------------------------------------------------------
+# --- which learning rate ----------------------------------------------------------------------------------------------
 
 
-def telling_rate(runs: DataFrame, rates: Sequence[str]) -> str:
+def telling_rate(runs: DataFrame) -> str:
     """The learning rate for figures that show one: where most runs learned, of several such the middle one."""
-    if not rates:
-        return ""
-    learned = {rate: int((runs.loc[runs["rate"] == rate, "learned"].fillna(False)).sum()) for rate in rates}
-    best = [rate for rate in rates if learned[rate] == max(learned.values())]
-    return best[(len(best) - 1) // 2]
+    learned = runs["learned"].fillna(False).astype(int).groupby(runs["rate"]).sum()
+    best = sorted(learned.index[learned == learned.max()], key=lambda rate: float(rate or 0))
+    return str(best[(len(best) - 1) // 2])
 
 
-def chosen_rates(cut: Cut, comparison: Comparison) -> dict[tuple[str, str], str]:
+def chosen_rates(parts: Cut, comparison: Comparison) -> dict[tuple[str, str], str]:
     """(block, norm) -> the learning rate that most seeds were reported at; empty where nothing chose."""
     found = {}
     for row in comparison.best_rows if comparison.tune == KNOB else ():
-        if row.chosen:
-            counts = row.chosen
-            for block in cut.blocks_of(row.setting):
-                found[block, row.setting.get("norm", cut.norms[0])] = max(counts, key=lambda rate: counts[rate])
+        counts = row.chosen or {}
+        for block in parts.blocks_of(row.setting) if counts else ():
+            found[block, row.setting.get("norm", parts.norms[0])] = max(counts, key=lambda rate: counts[rate])
     return found
+
+
+def rates_by_training(results: Results, runs: DataFrame) -> dict[tuple[str, str], str]:
+    """(block, norm) -> the learning rate with the lowest mean log training loss; runs that did not learn cost most."""
+    if "train_loss" not in results.runs:
+        return {}
+    frame = runs.merge(results.runs[["run", "train_loss"]], on="run")
+    with np.errstate(divide="ignore"):
+        cost = np.log(frame["train_loss"].to_numpy(dtype=float))
+    failed = ~frame["learned"].fillna(False).to_numpy(dtype=bool)
+    frame["cost"] = np.where(failed | np.isnan(cost), np.inf, cost)
+    found: dict[tuple[str, str], tuple[tuple[float, float], str]] = {}
+    for (block, norm, rate), group in frame.groupby(["block", "norm", "rate"], sort=False):
+        place = rank(group["cost"].tolist())
+        if place is not None and ((block, norm) not in found or place < found[block, norm][0]):
+            found[block, norm] = place, rate
+    return {key: rate for key, (_, rate) in found.items()}

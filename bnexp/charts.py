@@ -18,7 +18,8 @@ from pandas import DataFrame
 FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
 TEXT, LABEL = 13, 12  # pixels
 DIGITS = 5  # significant digits of the numbers in a chart: a pixel is coarser
-FADED = 0.07  # opacity of a norm that the legend has switched off
+FADED = 0.07  # factor of the opacity of norms that are not picked in the legend
+PICKED, VIEW = "picked", "points"  # names of the selection and of the views where it lives
 
 
 class Style(NamedTuple):
@@ -68,22 +69,22 @@ class Grid(NamedTuple):
 
 def curves(frame: DataFrame, quantity: Quantity, grid: Grid) -> alt.FacetChart:
     """Lines over epochs with bands: panel, norm, epoch, n, mean, low, high; further columns go into the tooltip."""
-    pick = _pick()
-    base = alt.Chart(_data(frame)).encode(x=_epochs(), **_norm_styles(frame, "strokeDash"))
+    return _curves(frame, quantity, grid, VIEW)
+
+
+def _curves(frame: DataFrame, quantity: Quantity, grid: Grid, view: str, head: bool = True) -> alt.FacetChart:
+    base = alt.Chart().encode(x=_epochs(), color=_color(frame))
     y = _y("mean", quantity)
-    band = base.mark_area(strokeWidth=0).encode(
-        y=_y("low", quantity), y2="high:Q", strokeDash=alt.StrokeDash(), opacity=_picked(pick, 0.16)
-    )
-    line = base.mark_line(strokeWidth=2).encode(y=y, opacity=_picked(pick, 1.0))
-    dots = base.mark_point(size=90, opacity=0).encode(
-        y=y, strokeDash=alt.StrokeDash(), tooltip=_tooltip(frame, quantity)
-    )
-    return _faceted(alt.layer(band, line, dots.add_params(pick)), frame, grid)
+    band = base.mark_area(strokeWidth=0).encode(y=_y("low", quantity), y2="high:Q", opacity=_picked(0.16))
+    line = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=_dash(frame), opacity=_picked(1.0))
+    dots = base.mark_point(size=90, opacity=0).encode(y=y, tooltip=_tooltip(frame, quantity))
+    return _faceted([band, line, dots.properties(name=view)], frame, grid, head)
 
 
-def rows_of(charts: Sequence[alt.FacetChart]) -> alt.VConcatChart:
-    """Rows of panels with one legend; each row has its own vertical axis."""
-    return alt.vconcat(*charts, spacing=14)
+def rows_of(rows: Sequence[tuple[DataFrame, Quantity]], grid: Grid) -> alt.VConcatChart:
+    """Rows of panels under one legend and one line of heads; each row has its own vertical axis."""
+    made = [_curves(frame, quantity, grid, f"{VIEW}{index}", head=not index) for index, (frame, quantity) in enumerate(rows)]
+    return alt.vconcat(*made, spacing=8)
 
 
 def rate_picture(metric: DataFrame, learned: DataFrame, quantity: Quantity, grid: Grid) -> alt.VConcatChart:
@@ -95,32 +96,34 @@ def rate_picture(metric: DataFrame, learned: DataFrame, quantity: Quantity, grid
     share = Quantity(("share that learned",), percent=True)
     # the same rates under both rows of panels
     rates = sorted(set(metric["rate"]) | set(learned["rate"]))
-    above = _against_rate(metric, quantity, rates, grid)
-    below = _against_rate(learned.assign(whole=True), share, rates, grid._replace(height=grid.height // 2))
+    above = _against_rate(metric, quantity, rates, grid, f"{VIEW}0")
+    low = grid._replace(height=grid.height // 2)
+    below = _against_rate(learned.assign(whole=True), share, rates, low, f"{VIEW}1")
     return alt.vconcat(above, below, spacing=14)
 
 
-def _against_rate(frame: DataFrame, quantity: Quantity, rates: Sequence[float], grid: Grid) -> alt.FacetChart:
-    pick = _pick()
+def _against_rate(
+    frame: DataFrame, quantity: Quantity, rates: Sequence[float], grid: Grid, view: str
+) -> alt.FacetChart:
     labelled: Any = list(rates) if len(rates) <= 8 else alt.Undefined
     axis = alt.Axis(values=labelled, format="~g", labelOverlap=True)
     x = alt.X("x:Q", scale=alt.Scale(type="log", nice=False, padding=14), axis=axis, title="learning rate (log scale)")
-    base = alt.Chart(_data(frame)).encode(x=x, color=_color(frame))
+    base = alt.Chart().encode(x=x, color=_color(frame))
     y, tooltip = _y("mean", quantity), _tooltip(frame, quantity)
-    line = base.mark_line(strokeWidth=1.5).encode(y=y, strokeDash=_dash(frame), opacity=_picked(pick, 0.8))
+    line = base.mark_line(strokeWidth=1.5).encode(y=y, strokeDash=_dash(frame), opacity=_picked(0.8))
     rule = base.mark_rule(strokeWidth=2).encode(
-        y=_y("low", quantity), y2="high:Q", opacity=_picked(pick, 1.0), tooltip=tooltip
+        y=_y("low", quantity), y2="high:Q", opacity=_picked(1.0), tooltip=tooltip
     )
-    point = base.encode(y=y, shape=_shape(frame), opacity=_picked(pick, 1.0), tooltip=tooltip)
+    point = base.encode(y=y, shape=_shape(frame), opacity=_picked(1.0), tooltip=tooltip)
     filled = point.transform_filter("datum.whole").mark_point(size=70, filled=True)
     hollow = point.transform_filter("!datum.whole").mark_point(size=70, filled=False, fill="white", strokeWidth=1.8)
-    return _faceted(alt.layer(line, rule, filled, hollow.add_params(pick)), frame, grid)
+    return _faceted([line, rule, filled, hollow.properties(name=view)], frame, grid)
 
 
 def percentiles(frame: DataFrame, quantity: Quantity, grid: Grid) -> alt.FacetChart:
     """The 15th, 50th and 85th percentile of one unit over epochs: panel, norm, epoch, p15, p50, p85."""
     color = _color(frame).legend(None)
-    base = alt.Chart(_data(frame)).encode(x=_epochs(), color=color)
+    base = alt.Chart().encode(x=_epochs(), color=color)
     band = base.mark_area(opacity=0.12).encode(y=_y("p15", quantity), y2="p85:Q")
     thin = [base.mark_line(strokeWidth=1.2).encode(y=_y(name, quantity)) for name in ("p15", "p85")]
     thick = base.mark_line(strokeWidth=2.5).encode(y=_y("p50", quantity))
@@ -128,7 +131,7 @@ def percentiles(frame: DataFrame, quantity: Quantity, grid: Grid) -> alt.FacetCh
     dots = base.mark_point(size=90, opacity=0).encode(
         y=_y("p50", quantity), tooltip=[alt.Tooltip("norm:N"), alt.Tooltip("epoch:Q"), *said]
     )
-    return _faceted(alt.layer(band, *thin, thick, dots), frame, grid)
+    return _faceted([band, *thin, thick, dots], frame, grid)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -172,17 +175,9 @@ def _shape(frame: DataFrame) -> alt.Shape:
     return alt.Shape("norm:N", scale=_scale(frame, "shape"), legend=_legend())
 
 
-def _norm_styles(frame: DataFrame, *channels: str) -> dict[str, Any]:
-    makers: dict[str, Any] = {"strokeDash": _dash, "shape": _shape}
-    return {"color": _color(frame), **{channel: makers[channel](frame) for channel in channels}}
-
-
-def _pick() -> alt.Parameter:
-    return alt.selection_point(name="picked", fields=["norm"], bind="legend", toggle="true")
-
-
-def _picked(pick: alt.Parameter, opacity: float) -> Any:
-    return alt.when(pick).then(alt.value(opacity)).otherwise(alt.value(FADED * opacity))
+def _picked(opacity: float) -> alt.OpacityValue:
+    """Full opacity for the norms that are picked in the legend (all, if none is)."""
+    return alt.OpacityValue(FADED * opacity, condition={"param": PICKED, "value": opacity})
 
 
 def _epochs() -> alt.X:
@@ -191,25 +186,24 @@ def _epochs() -> alt.X:
 
 def _y(column: str, quantity: Quantity) -> alt.Y:
     scale = alt.Scale(type="log") if quantity.log else alt.Scale(zero=False)
-    fmt = ".0e" if quantity.log else "%" if quantity.percent else "~g"
+    fmt = "~%" if quantity.percent else "~g"
     axis = alt.Axis(format=fmt, tickCount=5, titleLineHeight=15)
     return alt.Y(f"{column}:Q", title=list(quantity.title), scale=scale, axis=axis)
 
 
 def _tooltip(frame: DataFrame, quantity: Quantity) -> list[alt.Tooltip]:
     number = quantity.format
-    said = [alt.Tooltip("norm:N"), *(alt.Tooltip(f"{n}:Q") for n in ("epoch", "rate", "n") if n in frame.columns)]
-    if "at" in frame.columns:
-        said.append(alt.Tooltip("at:N", title="lr"))
+    words = {"norm": "norm:N", "lr": "lr:N", "rate": "rate:Q", "epoch": "epoch:Q", "n": "n:Q"}
+    said = [alt.Tooltip(field) for name, field in words.items() if name in frame.columns]
     return [*said, *(alt.Tooltip(f"{name}:Q", format=number) for name in ("mean", "low", "high"))]
 
 
-def _faceted(layers: alt.LayerChart, frame: DataFrame, grid: Grid) -> alt.FacetChart:
+def _faceted(layers: Sequence[alt.Chart], frame: DataFrame, grid: Grid, head: bool = True) -> alt.FacetChart:
     """One panel per value of ``panel``, in the order of the frame; a line break in it makes a second line."""
     panels = list(dict.fromkeys(frame["panel"]))
-    head = alt.Header(labelExpr="split(datum.label, '\\n')", labelAnchor="start", title=None)
-    facet = alt.Facet("panel:N", sort=panels, header=head, title=None)
-    sized = layers.properties(width=grid.width, height=grid.height)
+    header = alt.Header(labels=head, labelExpr="split(datum.label, '\\n')", labelAnchor="start", title=None)
+    facet = alt.Facet("panel:N", sort=panels, header=header, title=None)
+    sized = alt.layer(*layers, data=_data(frame)).properties(width=grid.width, height=grid.height)
     return sized.facet(facet=facet, columns=min(grid.columns, len(panels)), spacing=18)
 
 
@@ -227,7 +221,15 @@ def to_spec(chart: alt.TopLevelMixin) -> dict[str, Any]:
         "header": {"labelFontSize": TEXT, "labelFontWeight": "bold", "labelLineHeight": 16},
         "view": {"stroke": "#cccccc"},
     }
-    return {**chart.to_dict(), "config": config, "padding": 8}
+    spec = chart.to_dict()
+    return {**spec, "config": config, "padding": 8, "params": _selection(spec)}
+
+
+def _selection(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Picking norms by clicks on the legend. Altair cannot yet share one selection among rows of panels."""
+    views = sorted(set(re.findall(rf"'name': '({VIEW}\d*)'", str(spec))))
+    select = {"type": "point", "fields": ["norm"], "toggle": "true"}
+    return [{"name": PICKED, "select": select, "bind": "legend", "views": views}] if views else []
 
 
 def to_svg(spec: Mapping[str, Any], prefix: str) -> str:

@@ -36,8 +36,8 @@ class UsageError(BnexpError):
 class Problem:
     """One mistake in a spec.
 
-    ``where`` is ``file:line:column`` or ``override 'text'``; ``path`` the dotted field; ``line`` and ``column``, from 1,
-    locate the source line that is shown with a caret.
+    ``where`` is ``file:line:column`` or ``override 'text'``; ``path`` the dotted field; ``line`` and ``column``, from
+    1, locate the source line that is shown with a caret.
     """
 
     where: str

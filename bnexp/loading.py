@@ -177,7 +177,9 @@ class _Resolver:
         try:
             return True, _validator(info).validate_python(_tuples(value))
         except ValidationError as error:
-            self.problems.append(given.problem(_explain(error, value), inner))
+            items = [part for part in error.errors()[0]["loc"][:1] if isinstance(part, int) and isinstance(value, list)]
+            wrong = value[items[0]] if items else value
+            self.problems.append(given.problem(_explain(error, wrong), (*inner, *items)))
             return False, None
 
     def _alternatives(self, section: str, name: str, info: FieldInfo, given: _Given) -> list[Any]:
@@ -430,7 +432,7 @@ class _Resolver:
         data: dict[str, Any] = {"name": name, "question": question}
         for section, field, info in setting_fields():
             given = self.given.get(f"{section}.{field}")
-            value = info.default if given is None else given.value
+            value = _lists(info.default) if given is None else given.value
             if field == "path" and isinstance(value, str):
                 value = str((self.folder / value).resolve())
             if value is not None and not (given is None and info.is_required()):
@@ -463,6 +465,10 @@ def _is_seed(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
+def _lists(value: Any) -> Any:
+    return [_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
 def _validator(info: FieldInfo) -> TypeAdapter[Any]:
     """A validator for one value of the field, as strict as Fields."""
     annotation: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
@@ -475,7 +481,7 @@ def _tuples(value: Any) -> Any:
 
 def _explain(error: ValidationError, value: Any) -> str:
     """All that is wrong with one value, in one line."""
-    details = error.errors()
+    details = [detail for detail in error.errors() if detail["type"] != "too_short"] or error.errors()
     messages = list(dict.fromkeys(_lower(detail["msg"]) for detail in details))
     literal = next((d for d in details if d["type"] == "literal_error"), None)
     hint = ""

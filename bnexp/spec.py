@@ -63,7 +63,7 @@ class DataFields(Fields):
     )
     feature_scale: Literal["auto", "range", "standardize", "none"] = Field(
         "auto",
-        description="range: digits/16, images/255; standardize: by the training rows; auto: images range, files the other",
+        description="range: digits/16, images/255; standardize: by training rows; auto: images range, files the other",
     )
     samples: Positive | None = Field(
         None, description=f"generated data: training rows ({BUMP_SAMPLES} for bump, else {SAMPLES})"
@@ -248,7 +248,7 @@ class Spec:
     study: StudyFields
     measure: Mapping[str, Mapping[str, Any]]
     claims: tuple[Claim, ...]
-    document: Mapping[str, Any]
+    document: Mapping[str, Any] = field(compare=False)
     locate: Any = field(compare=False, repr=False, default=None)  # (setting, path, message) -> Problem
 
     @cached_property

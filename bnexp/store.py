@@ -1,7 +1,7 @@
 """The only code that writes into a results folder.
 
-A shard's rows are appended to its own CSVs while it trains; ``commit.json``, written last, by an atomic rename, is the only
-sign that it is done. A shard without one starts again. The top CSVs are put together from committed shards, run by
+A shard's rows are appended to its own CSVs while it trains; ``commit.json``, written last, by an atomic rename, is the
+only sign that it is done. A shard without one starts again. The top CSVs are put together from committed shards, run by
 run in plan order, so they do not depend on how the study was cut, interrupted or extended.
 """
 
