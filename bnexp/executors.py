@@ -12,6 +12,7 @@ import signal
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection, wait
@@ -29,6 +30,7 @@ from bnexp.training import Epoch, Options, train
 PROGRESS_EVERY = 0.1  # seconds between messages that carry no rows
 STACK_RUNS = 32  # more runs fall out of the cache: measured in tests/benchmarks/LOG.md
 STACK_BYTES = 16 * 2**20  # parameters of a stack, float32
+HELD = (signal.SIGINT, signal.SIGTERM)
 WORKER_SECONDS = 4.0  # estimated work below which starting workers costs more than it saves
 
 
@@ -152,10 +154,13 @@ def _in_workers(stacks: Sequence[Stack], job: Job, workers: int) -> Iterator[Mes
     try:
         for _ in range(workers):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, job), daemon=True)
-            process.start()
+            process = context.Process(target=_work, args=(theirs,), daemon=True)
+            with _signals_held():
+                process.start()
             theirs.close()
             pipes[ours] = process
+        for pipe in pipes:
+            pipe.send(job)
         busy: dict[Connection, int] = {}
         for pipe in pipes:
             _deal(pipe, waiting, busy)
@@ -193,16 +198,32 @@ def _receive(pipe: Connection, waiting: list[tuple[int, Stack]], busy: dict[Conn
         _deal(pipe, waiting, busy)
 
 
-def _work(pipe: Connection, job: Job) -> None:
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back: a worker that is being started inherits this and cannot be interrupted half made."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(pipe: Connection) -> None:
     """A worker's life: train the stacks that come through the pipe until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import torch
-
-    torch.set_num_threads(1)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
     try:
+        job = pipe.recv()
+        import torch
+
+        torch.set_num_threads(1)
         while True:
             index, stack = pipe.recv()
             for message in _train_stack(index, stack, job):
                 pipe.send(message)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    except (EOFError, OSError):  # the parent has left
         return

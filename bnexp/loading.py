@@ -334,7 +334,10 @@ class _Resolver:
         if isinstance(value, list) and all(isinstance(name, str) for name in value):
             if len(set(value)) != len(value):
                 self.problems.append(given.problem("the same measure stands here twice"))
+            places: dict[str, FieldPath] = {name: (index,) for index, name in enumerate(value)}
             value = dict.fromkeys(value)
+        else:
+            places = {}
         if not isinstance(value, dict):
             self.problems.append(given.problem("a list of measures, or measures with their options, is expected"))
             return {}
@@ -343,7 +346,8 @@ class _Resolver:
             if name not in MEASURES:
                 later = name in LATER_MEASURES
                 message = "not in this version" if later else f"no such measure{did_you_mean(name, MEASURES)}"
-                self.problems.append(given.problem(f"{name}: {message}", (name,), at_key=True))
+                place = places.get(name, (name,))
+                self.problems.append(given.problem(f"{name}: {message}", place, at_key=name not in places))
                 continue
             found[name] = self._measure_options(given, name, options)
         return found
@@ -492,7 +496,7 @@ def _explain(error: ValidationError, value: Any) -> str:
 
 
 def _lower(message: str) -> str:
-    return message[:1].lower() + message[1:]
+    return message[:1].lower() + message[1:].replace("tuple", "list")  # YAML has lists
 
 
 def _position(problem: Problem) -> tuple[int, int, int]:

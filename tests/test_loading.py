@@ -131,7 +131,7 @@ def test_all_mistakes_come_at_once_with_their_places():
     expected = {
         "1:22": "did you mean 'validation'?",
         "2:22": "did you mean 'standardize'?",
-        "2:48": "greater than or equal to 1",
+        "2:49": "greater than or equal to 1",
         "3:19": "not True",
         "3:25": "valid number",
         "3:39": "valid integer",
@@ -139,7 +139,7 @@ def test_all_mistakes_come_at_once_with_their_places():
         "3:72": "did you mean 'full'?",
         "4:1": "did you mean 'model'?",
         "5:8": "a count (10), a list",
-        "6:11": "did you mean 'running'?",
+        "6:12": "did you mean 'running'?",
         "7:11": "did you mean 'activations'?",
         "7:23": "not in this version",
         "8:21": "did you mean 'expect'?",

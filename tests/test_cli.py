@@ -1,0 +1,252 @@
+"""The commands as a person types them: a fresh process, its output, its exit code."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tools import MNIST, ROOT
+
+QUICK = ["train.epochs=2", "seeds=2", "train.lr=0.1,1"]
+
+
+def bnexp(*words, cwd, **options):
+    environment = {**os.environ, "COLUMNS": "100", "PYTHONWARNINGS": "error"}
+    return subprocess.run(
+        [sys.executable, "-m", "bnexp", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        timeout=300,
+        check=False,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a trained quickstart of toy size."""
+    folder = tmp_path_factory.mktemp("place")
+    done = bnexp("train", ROOT / "configs/quickstart.yaml", *QUICK, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "first.txt").write_text(done.stdout)
+    (folder / "first.err").write_text(done.stderr)
+    return folder
+
+
+def test_train_compare_report_end_to_end(place):
+    out, err = (place / "first.txt").read_text(), (place / "first.err").read_text()
+    assert "at equal lr" in out
+    assert "each at its best lr" in out
+    assert "do not cover" in out
+    assert "next: bnexp report results/quickstart" in err
+    assert "\x1b" not in out + err
+    assert "\r" not in err
+    compared = bnexp("compare", cwd=place)
+    assert compared.returncode == 0
+    assert compared.stdout == out
+    reported = bnexp("report", "-o", "page.html", cwd=place)
+    assert reported.returncode == 0, reported.stderr
+    page = (place / "page.html").read_text(encoding="utf-8")
+    assert "Does batch norm help" in page
+
+
+def test_formats_of_compare_agree(place):
+    document = json.loads(bnexp("compare", "--format", "json", cwd=place).stdout)
+    assert document["schema"] == 1
+    rows = document["comparisons"][0]["rows"]
+    table = list(csv.DictReader(io.StringIO(bnexp("compare", "--format", "csv", cwd=place).stdout)))
+    assert len(table) == len(rows) == 6 + 3
+    assert [row["norm"] for row in table] == [row["norm"] for row in rows]
+    markdown = bnexp("compare", "--format", "markdown", cwd=place).stdout
+    assert "| norm | lr | learned |" in markdown
+    latex = bnexp("compare", "--format", "latex", cwd=place).stdout
+    assert r"\toprule" in latex
+    assert r"\%" in latex
+
+
+def test_compare_selects(place):
+    document = json.loads(
+        bnexp(
+            "compare", "--where", "norm=full|none,lr=1", "--metric", "test_loss", "--format", "json", cwd=place
+        ).stdout
+    )
+    rows = document["comparisons"][0]["rows"]
+    assert {row["norm"] for row in rows} == {"full", "none"}
+    assert document["comparisons"][0]["metric"] == "test_loss"
+    other = bnexp("compare", "--baseline", "standardize", cwd=place)
+    assert "difference to norm=standardize" in other.stdout
+
+
+def test_the_same_command_trains_nothing(place):
+    again = bnexp("train", ROOT / "configs/quickstart.yaml", *QUICK, cwd=place)
+    assert again.returncode == 0
+    assert "nothing was trained" in again.stderr
+    assert again.stdout == (place / "first.txt").read_text()
+
+
+def test_json_and_quiet(place):
+    found = bnexp("train", ROOT / "configs/quickstart.yaml", *QUICK, "--json", cwd=place)
+    document = json.loads(found.stdout)
+    assert (document["schema"], document["training"]["trained"], document["training"]["runs"]) == (1, 0, 12)
+    quiet = bnexp("train", ROOT / "configs/quickstart.yaml", *QUICK, "-q", cwd=place)
+    assert (quiet.stdout, quiet.stderr) == ("", "")
+    plan = json.loads(
+        bnexp("train", ROOT / "configs/quickstart.yaml", "--dry-run", "--json", "--out", "x", cwd=place).stdout
+    )
+    assert (plan["runs"], plan["to_train"]) == (120, 120)
+    assert not (place / "x").exists()
+
+
+BAD = {
+    "unknown key": ("data: digits\nmodle: {}", "bad.yaml:2:1: error: modle: no such field; did you mean 'model'?"),
+    "wrong type": ("data: digits\ntrain: {lr: true}", "bad.yaml:2:13: error: train.lr:"),
+    "impossible value": ("data: digits\ntrain: {epochs: -1}", "bad.yaml:2:17: error: train.epochs:"),
+    "n below batch size": (
+        "data: digits\ntrain: {batch_size: 5000}",
+        "bad.yaml:2:21: error: train.batch_size: 5000 rows",
+    ),
+    "one row with a norm": ("data: digits\ntrain: {batch_size: 1}", "bad.yaml:2:21: error: train.batch_size: 1 row"),
+    "unsafe name": ("name: ../x\ndata: digits", "bad.yaml:1:7: error: name:"),
+    "missing data file": ("data: {name: csv, path: none.csv, target: y}", "none.csv"),
+    "nan in features": ("data: {name: csv, path: nan.csv, target: y}", "nan.csv:row 3, column 'x'"),
+    "target out of range": ("data: {name: npz, path: labels.npz}", "labels.npz"),
+    "not in this version": (
+        "data: digits\nmodel: {noise: santurkar}",
+        "bad.yaml:2:16: error: model.noise: not in this version",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_message_and_no_folder(case, tmp_path):
+    import numpy as np
+
+    text, words = BAD[case]
+    (tmp_path / "bad.yaml").write_text(text)
+    (tmp_path / "nan.csv").write_text("x,y\n1,a\nnan,b\n" + "2,a\n3,b\n" * 20)
+    y = np.array([0, 1] * 20 + [np.nan])
+    np.savez(tmp_path / "labels.npz", x=np.ones((41, 2)), y=y)
+    found = bnexp("train", "bad.yaml", cwd=tmp_path)
+    assert found.returncode == 2
+    assert words in found.stderr
+    assert "Traceback" not in found.stderr
+    assert found.stdout == ""
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train"], "Missing argument"),
+        (["train", "none.yaml"], "none.yaml: error: no such file"),
+        (["train", ROOT / "configs/quickstart.yaml", "train.lrr=1"], "override 'train.lrr=1': error:"),
+        (["train", ROOT / "configs/quickstart.yaml", "--device", "tpu"], "--device tpu"),
+        (["train", ROOT / "configs/quickstart.yaml", "--workers", "0"], "--workers 0"),
+        (["train", ROOT / "configs/quickstart.yaml", "--executor", "ray"], "not in this version"),
+        (["compare"], "bnexp train"),
+        (["compare", "nowhere"], "nowhere"),
+        (["report", "nowhere"], "nowhere"),
+        (["compare", "--format", "xml"], "--format xml"),
+        (["compare", "--where", "norm"], "key=value"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_wrong_usage_exits_2(words, message, tmp_path):
+    found = bnexp(*words, cwd=tmp_path)
+    assert found.returncode == 2, found.stderr
+    assert message in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_unknown_metrics_are_named(place):
+    found = bnexp("compare", "--metric", "test_acuracy", cwd=place)
+    assert found.returncode == 2
+    assert "did you mean 'test_accuracy'" in found.stderr
+
+
+def test_help_and_version_load_nothing_heavy(tmp_path):
+    code = (
+        "import sys; from bnexp.cli import main\ntry:\n    main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'pandas', 'scipy', 'altair', 'numpy'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    for words in (["--help"], ["-h"], ["--version"], ["train", "--help"], ["compare", "-h"]):
+        found = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+        assert found.returncode == 0, found.stderr
+        assert found.stdout
+    heavy = code.replace("main()", "main(); ", 1).replace("import sys;", "import sys, numpy;")
+    found = subprocess.run([sys.executable, "-c", heavy, "--version"], capture_output=True, text=True, check=False)
+    assert "AssertionError" in found.stderr  # the check can fail
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_leave_a_folder_that_goes_on(number, code, tmp_path):
+    words = [
+        sys.executable,
+        "-m",
+        "bnexp",
+        "train",
+        str(ROOT / "configs/quickstart.yaml"),
+        "train.epochs=200",
+        "--workers",
+        "2",
+    ]
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("results/quickstart/shards/*/curves.csv")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert "goes on from there" in err
+    assert (tmp_path / "results/quickstart/runs.csv").exists()
+
+
+def test_a_reader_that_leaves_is_no_error(place):
+    command = f"{sys.executable} -m bnexp compare --format json | head -c 10"
+    found = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, cwd=place, check=False
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_output_that_is_not_utf_8(place):
+    found = subprocess.run(
+        [sys.executable, "-m", "bnexp", "compare"],
+        capture_output=True,
+        cwd=place,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"},
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.skipif(not MNIST.exists(), reason="the MNIST files are not beside this checkout")
+def test_three_commands_on_a_slice_of_mnist(tmp_path):
+    words = [
+        f"data.path={MNIST}",
+        "data.subset=600",
+        "seeds=2",
+        "train.epochs=1",
+        "train.lr=0.3",
+        "data.validation=0.1",
+    ]
+    trained = bnexp("train", ROOT / "configs/ioffe-mnist.yaml", *words, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert bnexp("compare", "results/ioffe-mnist", "--metric", "fit_loss", cwd=tmp_path).returncode == 0
+    reported = bnexp("report", "results/ioffe-mnist", cwd=tmp_path)
+    assert reported.returncode == 0, reported.stderr
+    assert (tmp_path / "report.html").stat().st_size > 10_000
