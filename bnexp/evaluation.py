@@ -108,5 +108,5 @@ def _chunks(
         rows = x[start : start + CHUNK].T.expand(n_runs, -1, -1)
         logits = forward(own, rows, structure, given).logits
         loss = losses(logits, targets[:, start : start + CHUNK], structure)
-        predictions = logits.argmax(1).to(loss) if structure.shape.task == "classification" else logits[:, 0]
+        predictions = logits.max(1).indices.to(loss) if structure.shape.task == "classification" else logits[:, 0]
         yield torch.stack([loss, predictions], 1)

@@ -130,7 +130,7 @@ class _Sums:
     def add(self, loss: Tensor, logits: Tensor, targets: Tensor, structure: Structure) -> None:
         self._losses.append(loss)
         if structure.shape.task == "classification":
-            self._correct.append((logits.argmax(1) == targets).sum(-1) / targets.shape[-1])
+            self._correct.append((logits.max(1).indices == targets).sum(-1) / targets.shape[-1])
 
     def means(self) -> dict[str, Tensor]:
         """Mean over minibatches. A regression target has variance 1 over the training rows, so R² = 1 − loss."""

@@ -70,7 +70,7 @@ def read(reading: Reading) -> Iterator[Record]:
 
 def layer_statistics(x: Tensor, mean: Tensor, sd: Tensor, activation: str | None) -> dict[str, Tensor]:
     """Averages over units, each [run], of x [run, unit, sample]; ``activation`` is g where x = g(·), else None."""
-    low, high = torch.aminmax(x, dim=-1)
+    low, high = x.amin(-1), x.amax(-1)  # torch.aminmax is ten times slower here
     columns = {
         "mean": mean.mean(-1),
         "mean_spread": _sd(mean, mean.mean(-1)),
