@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 LINE_SECONDS = 30.0  # off a terminal: a line at least this often
+NARROW = 80  # columns below which an interval goes under its centre
 PLAIN_WIDTH = 120  # columns of a table that is not printed on a terminal
 
 
@@ -135,7 +136,7 @@ def print_comparisons(comparisons: Sequence[Comparison], format: str = "table") 
 def _print_table(console: Console, comparison: Comparison) -> None:
     from bnexp import wording
 
-    title = wording.group_title(comparison)
+    title, narrow = wording.group_title(comparison), console.width < NARROW
     console.print(Text(f"{title} · {wording.metric_title(comparison)}, 95 % intervals over seeds", style="bold"))
     for subtitle, rows, axes in _parts(comparison):
         console.print(Text(subtitle))
@@ -147,7 +148,7 @@ def _print_table(console: Console, comparison: Comparison) -> None:
             cells = _cells(comparison, row, axes)
             mark = notes.get(wording.notes_of(row, comparison.metric))
             cells[-1] += f" ({mark})" if mark else ""
-            table.add_row(*map(Text, cells))
+            table.add_row(*(Text(cell.replace(" [", "\n[") if narrow else cell) for cell in cells))
         console.print(table)
         for note, mark in notes.items():
             console.print(Text(f"({mark}) {note}", style="dim"))

@@ -10,6 +10,9 @@ import math
 from bnexp.comparison import Comparison, Estimate, Row
 
 
+FAILED, BASELINE_FAILED = "did not learn", "baseline did not"  # differences by rank: one side failed in the middle pair
+
+
 def is_percent(metric: str) -> bool:
     """Whether a metric is shown in percent."""
     return "_accuracy" in metric
@@ -46,7 +49,7 @@ def difference_text(row: Row, metric: str) -> str:
     if estimate.scale == "log":
         return _ratio_text(estimate)
     if not math.isfinite(estimate.center):
-        return "baseline failed" if estimate.center > 0 else "failed"
+        return BASELINE_FAILED if estimate.center > 0 else FAILED
     text = quantity(estimate.center, metric, signed=True)
     if estimate.low is not None and estimate.high is not None:
         text += f" [{_end(estimate.low, metric)}, {_end(estimate.high, metric)}]"
@@ -86,7 +89,7 @@ def group_title(comparison: Comparison) -> str:
 
 def _ratio_text(estimate: Estimate) -> str:
     if not (math.isfinite(estimate.center) and estimate.center > 0):
-        return "failed" if estimate.center > 0 else "baseline failed"
+        return FAILED if estimate.center > 0 else BASELINE_FAILED
     text = f"× {estimate.center:.3g}"
     if estimate.low is not None and estimate.high is not None:
         text += f" [{estimate.low:.3g}, {estimate.high:.3g}]"

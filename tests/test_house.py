@@ -1,0 +1,144 @@
+"""The house rules that a machine can check: who may import what, and what may not stand anywhere."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tools import ROOT
+
+PACKAGE = ROOT / "bnexp"
+FILES = sorted(PACKAGE.rglob("*.py"))
+TORCH_WING = {"norms", "network", "optimizers", "evaluation", "training", "executors", "experiment", "measures"}
+PANDAS_ROOMS = {"results", "comparison", "aggregates", "charts", "figure_parts", "figures", "figures_inside"}
+PANDAS_ROOMS |= {"figures_training", "page", "page_tables", "rendering", "summary"}
+ROOMS = {
+    "yaml": {"source"},
+    "pydantic": {"spec", "loading"},
+    "typer": {"cli"},
+    "rich": {"console"},
+    "altair": {"charts", "rendering"},
+    "vl_convert": {"charts", "rendering"},
+    "jinja2": {"page"},
+    "pooch": {"sources"},
+    "filelock": {"store"},
+    "scipy": {"comparison", "aggregates"},
+    "torch": TORCH_WING,
+    "pandas": PANDAS_ROOMS,
+}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Dotted names that a file imports when it runs; those under TYPE_CHECKING do not count."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("library", ROOMS)
+def test_one_library_one_room(library):
+    rooms = {room_of(path) for path in FILES if any(name.split(".")[0] == library for name in imports_of(path))}
+    assert rooms <= ROOMS[library]
+    assert rooms, f"{library} is not used: take it out of the dependencies"
+
+
+def test_imports_have_no_cycle():
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+    graph = {
+        name: {other for other in imports_of(path) if other in modules and other != name}
+        for name, path in modules.items()
+    }
+    # A package's __init__ gathers its own files; what matters is that no file needs itself.
+    graph = {name: {o for o in others if not name.startswith(f"{o}.")} for name, others in graph.items()}
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " → ".join((*above, name))
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, (*above, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("module", ["page", "results", "comparison", "plan", "spec", "loading", "data", "layout"])
+def test_rooms_outside_the_torch_wing_do_not_load_torch(module):
+    code = f"import sys, bnexp.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_that_check_can_fail():
+    code = "import sys, bnexp.training; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 1
+
+
+def test_nothing_is_unpickled_or_evaluated():
+    wrong = re.compile(r"\bimport pickle\b|\btorch\.load\(|\beval\(|\bexec\(|yaml\.(safe_)?load\(|allow_pickle=True")
+    assert [
+        str(path) for path in FILES if wrong.search(path.read_text(encoding="utf-8").replace("model.eval()", ""))
+    ] == []
+
+
+def test_only_the_renderers_print():
+    printing = {room_of(path) for path in FILES if re.search(r"(?<![\w.])print\(", path.read_text(encoding="utf-8"))}
+    assert printing == set()
+
+
+def test_functions_stay_short():
+    lengths = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                lengths.append((node.end_lineno - node.lineno + 1, f"{path.name}:{node.name}"))
+    assert max(lengths)[0] <= 80, max(lengths)
+    assert sorted(lengths)[len(lengths) // 2][0] <= 12
+
+
+def test_the_readme_says_how_it_is():
+    script = ROOT / "tests" / "scripts" / "reference.py"
+    assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    help_ = subprocess.run([sys.executable, "-m", "bnexp", "--help"], capture_output=True, text=True, check=True).stdout
+    for command in re.findall(r"^│ (\w+) ", help_, re.M):
+        assert f"bnexp {command}" in readme
+    for path in (ROOT / "configs").glob("*.yaml"):
+        assert f"`{path.name}`" in readme
+
+
+def test_the_repository_speaks_of_the_product_alone():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    for name in tracked:
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".yaml", ".toml", ".txt", ".html", ".css", ".js", ".sh"):
+            text = path.read_text(encoding="utf-8")
+            assert str(ROOT.parent) + "/" not in text, name
+
+
+def test_every_shipped_config_has_its_head():
+    for path in (ROOT / "configs").glob("*.yaml"):
+        head = path.read_text(encoding="utf-8").split("\nname:")[0]
+        for word in ("# Question:", "# Command:", "# Toy size:", "# Cost:", "# Result:"):
+            assert word in head, (path.name, word)
