@@ -65,11 +65,16 @@ def product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     Inputs and samples are padded with zeros to multiples of four: the matrix kernels then give each run the same bits
     whatever the number of runs, forward and backward.
     """
-    n_in, n = x.shape[1:]
-    if n_in % 4 or n % 4:
-        weight, x = F.pad(weight, (0, -n_in % 4)), F.pad(x, (0, -n % 4, 0, -n_in % 4))
+    n = x.shape[-1]
+    weight, x = padded(weight, last=True), padded(x)
     y = torch.bmm(weight, x) if bias is None else torch.baddbmm(bias[:, :, None], weight, x)
     return y[:, :, :n].contiguous() if n % 4 else y
+
+
+def padded(tensor: Tensor, last: bool = False) -> Tensor:
+    """Zeros up to multiples of four behind the last two axes, or the last alone; the same tensor if none are needed."""
+    rows, columns = (0 if last else -tensor.shape[1] % 4), -tensor.shape[2] % 4
+    return F.pad(tensor, (0, columns, 0, rows)) if rows or columns else tensor
 
 
 def forward(
@@ -121,8 +126,10 @@ def losses(logits: Tensor, targets: Tensor, structure: Structure) -> Tensor:
     return error * error
 
 
-def loss_and_gradients(parameters: Parameters, x: Tensor, targets: Tensor, structure: Structure) -> Gradients:
-    """Differentiate each run's loss by its own parameters; the only place that does.
+def loss_and_gradients_by_autograd(
+    parameters: Parameters, x: Tensor, targets: Tensor, structure: Structure
+) -> Gradients:
+    """What ``bnexp.gradients.loss_and_gradients`` computes, by autograd: its twin, short and slower.
 
     Autograd needs one number, so the losses are summed over runs; no run's gradient depends on another's loss.
     """

@@ -74,6 +74,28 @@ def normalize_by_batch(a: Tensor, center: bool, scale: bool, eps: float) -> tupl
     return (centered if center else a), statistics
 
 
+def gradient_by_batch(
+    gradient: Tensor, a: Tensor, statistics: Statistics, center: bool, scale: bool, eps: float
+) -> Tensor:
+    """∂loss/∂a from ∂loss/∂â, through the batch's own μ and σ² (Ioffe & Szegedy's sec. 3); shapes as above.
+
+    With r = 1/sqrt(σ² + ε) and means over samples: both: r(g − mean(g) − â·mean(g·â)); centre: g − mean(g);
+    scale: r·g − r³(a − μ)·mean(g·a).
+    """
+    import torch
+
+    if center and scale:
+        mean, inverse = statistics.mean[:, :, None], torch.rsqrt(statistics.variance + eps)[:, :, None]
+        return torch.ops.aten.native_layer_norm_backward(
+            gradient, a, [a.shape[-1]], mean, inverse, None, None, [True, False, False]
+        )[0]
+    if center:
+        return gradient - gradient.mean(-1, keepdim=True)
+    inverse = 1 / torch.sqrt(statistics.variance + eps)[:, :, None]
+    pull = inverse * inverse * inverse * (gradient * a).mean(-1, keepdim=True)
+    return gradient * inverse - (a - statistics.mean[:, :, None]) * pull
+
+
 def normalize_by_statistics(a: Tensor, statistics: Statistics, center: bool, scale: bool, eps: float) -> Tensor:
     """Return â by given statistics, as ``model.eval()`` does with the running ones; shapes as above."""
     import torch

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bnexp.data import Dataset, noisy_labels
 from bnexp.evaluation import evaluate, population_statistics, probe_rows
+from bnexp.gradients import loss_and_gradients
 from bnexp.measures import MEASURES, Reading, Record
 from bnexp.network import (
     Parameters,
@@ -26,7 +27,6 @@ from bnexp.network import (
     init_ids,
     initial_running,
     initialize,
-    loss_and_gradients,
 )
 from bnexp.norms import Statistics, update_running
 from bnexp.optimizers import make_knobs, make_optimizer

@@ -40,16 +40,9 @@ def first(results):
     return compare_runs(results)[0]
 
 
-def numbers_of(spec):
-    """Every row of data in a chart's spec."""
-    if isinstance(spec, dict):
-        own = spec.get("values", []) if isinstance(spec.get("values"), list) else []
-        return [row for row in own if isinstance(row, dict)] + [r for v in spec.values() for r in numbers_of(v)]
-    return [row for item in spec for row in numbers_of(item)] if isinstance(spec, list) else []
-
-
 def rows_of(spec):
-    return [row for rows in spec.get("datasets", {}).values() for row in rows] or numbers_of(spec)
+    """Every row of data in a chart's spec."""
+    return [row for rows in spec["datasets"].values() for row in rows]
 
 
 # --- aggregates -------------------------------------------------------------------------------------------------------
@@ -212,16 +205,17 @@ def test_the_rate_picture_has_the_comparisons_numbers(tmp_path):
     results = study(tmp_path / "s", SPEC, status)
     comparison = first(results)
     figure = next(f for f in figures_of(results, comparison)[0] if f.name == "learning-rate")
-    drawn = {
-        (r["norm"], r["rate"]): r for r in rows_of(figure.spec) if "whole" in r and "share" not in r and r["mean"] < 1
-    }
+    above, below = (figure.spec["datasets"][part["data"]["name"]] for part in figure.spec["vconcat"])
+    drawn = {(row["norm"], row["rate"]): row for row in above}
+    shares = {(row["norm"], row["rate"]): row["mean"] for row in below}
     for row in comparison.rows:
         place = (row.setting["norm"], float(row.setting["lr"]))
+        assert shares[place] == row.n_learned / row.n
         if place == ("none", 0.1):
-            assert drawn[place]["mean"] == 0  # only in the row of the shares
-            continue
-        assert drawn[place]["mean"] == pytest.approx(row.estimate.center, rel=1e-4)
-        assert drawn[place]["low"] == pytest.approx(row.estimate.low, rel=1e-4)
+            assert place not in drawn
+        else:
+            assert drawn[place]["mean"] == pytest.approx(row.estimate.center, rel=1e-4)
+            assert drawn[place]["low"] == pytest.approx(row.estimate.low, rel=1e-4)
     assert "not drawn: none at 0.1 (10.1 %)" in figure.caption
 
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from tools import make_dataset, make_spec, outcome_of_each, runs_of, train_runs
 
+from bnexp.gradients import loss_and_gradients
 from bnexp.network import (
     calibrate,
     forward,
     init_ids,
     initial_running,
     initialize,
-    loss_and_gradients,
 )
 from bnexp.norms import NORMS, Statistics, affine_transform, normalize_by_batch, normalize_by_statistics
 from bnexp.plan import DataShape, structure_of

@@ -13,7 +13,17 @@ from tools import ROOT
 
 PACKAGE = ROOT / "bnexp"
 FILES = sorted(PACKAGE.rglob("*.py"))
-TORCH_WING = {"norms", "network", "optimizers", "evaluation", "training", "executors", "experiment", "measures"}
+TORCH_WING = {
+    "norms",
+    "network",
+    "gradients",
+    "optimizers",
+    "evaluation",
+    "training",
+    "executors",
+    "experiment",
+    "measures",
+}
 PANDAS_ROOMS = {"results", "comparison", "aggregates", "charts", "figure_parts", "figures", "figures_inside"}
 PANDAS_ROOMS |= {"figures_training", "page", "page_tables", "rendering", "summary"}
 ROOMS = {

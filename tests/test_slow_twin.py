@@ -7,6 +7,7 @@ import pytest
 import torch
 from tools import make_dataset, make_spec, runs_of, train_runs
 
+from bnexp.gradients import loss_and_gradients
 from bnexp.network import forward, initialize
 from bnexp.norms import NORMS, Statistics, normalize_by_statistics
 from bnexp.rng import stream
@@ -227,8 +228,6 @@ def test_every_norm_equals_its_formula_in_numpy(norm, placement, activation):
 
 @pytest.mark.parametrize("norm", ["center", "scale", "affine", "full"])
 def test_gradients_equal_finite_differences_of_the_numpy_formula(norm):
-    from bnexp.network import loss_and_gradients
-
     dataset = make_dataset()
     spec = make_spec(f"data: digits\nmodel: {{hidden: [5, 4], norm: {norm}, activation: tanh, eps: 1e-2}}\nseeds: 1")
     runs = runs_of(spec, dataset)

@@ -2,10 +2,11 @@
 
     python tests/benchmarks/benchmark.py [--mnist FOLDER] [--rounds N]
 
-Both sides do the same work in one process with one thread: train, evaluate loss and accuracy on the test rows at the start
-and after each epoch, and on the training rows at the start and at the end. The plain loop trains one torch.nn module after another, batches sliced from a tensor. Each round times both,
-one after the other, and the table shows the medians and their ratio: the machine may be shared, the ratio is what counts.
-bnexp records its default measures as well; ``bare`` is bnexp without them.
+Both sides do the same work in one process with one thread: train, evaluate loss and accuracy on the test rows at the
+start and after each epoch, and on the training rows at the start and at the end. The plain loop trains one
+torch.nn module after another, batches sliced from a tensor. Each round times both, one after the other, and the table
+shows the medians and their ratio: the machine may be shared, the ratio is what counts. bnexp records its default measures
+as well; ``bare`` is bnexp without them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import platform
 import statistics
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
@@ -60,7 +62,7 @@ def stacked(spec: Spec, dataset: Dataset) -> None:
 def module_of(run: Run) -> torch.nn.Sequential:
     widths, norm = run.structure.widths, run.setting.model.norm
     layers: list[torch.nn.Module] = []
-    for n_in, n_out in zip(widths[:-2], widths[1:-1], strict=True):
+    for n_in, n_out in pairwise(widths[:-1]):
         layers.append(torch.nn.Linear(n_in, n_out, bias=norm == "none"))
         if norm != "none":
             layers.append(torch.nn.BatchNorm1d(n_out, affine=norm == "full"))
