@@ -31,8 +31,8 @@ LEGEND = ("none", "affine", "center", "scale", "standardize", "gamma", "beta", "
 class Cut:
     """The runs of a comparison by block, norm and learning rate.
 
-    ``runs`` has a row per run and block: run, seed, norm, placement, block, rate (text; empty where lr divides nothing),
-    layers (hidden ones), status, learned, diverged_epoch. ``blocks`` maps a block's label to its fields.
+    ``runs`` has a row per run and block: run, seed, norm, placement, block, rate (text; empty where lr divides
+    nothing), layers (hidden ones), status, learned, diverged_epoch. ``blocks`` maps a block's label to its fields.
     """
 
     runs: DataFrame
@@ -59,6 +59,12 @@ def cut(results: Results, comparison: Comparison) -> Cut:
     free = [axis for axis in comparison.axes if axis != "norm" and _divides(frame, axis)]
     fields = [axis for axis in free if axis != KNOB]
     frame = _everywhere(frame) if "placement" in fields else frame
+    places = {leaf: list(dict.fromkeys(frame[leaf])) for leaf in fields}
+    frame = (
+        frame.sort_values(fields, key=lambda column: column.map(places[str(column.name)].index), kind="stable")
+        if fields
+        else frame
+    )
     records: list[dict[str, str]] = [{leaf: row[leaf] for leaf in fields} for row in frame.to_dict("records")]
     frame = frame.assign(rate=frame[KNOB] if KNOB in free else "", block=[block_label(record) for record in records])
     outcomes = results.runs[["run", "status", "learned", "diverged_epoch"]]
@@ -128,7 +134,8 @@ def bands(frame: DataFrame, by: Sequence[str], column: str, log: bool = False) -
     half = found["n"].map(_t_over_root) * found["std"]
     low, high = found["mean"] - half, found["mean"] + half
     back: Any = np.exp if log else (lambda x: x)
-    return found.drop(columns="std").assign(mean=back(found["mean"]), low=back(low), high=back(high))
+    named: DataFrame = found.drop(columns="std").assign(mean=back(found["mean"]), low=back(low), high=back(high))
+    return named
 
 
 def _t_over_root(n: int) -> float:
@@ -174,7 +181,8 @@ def rates_by_training(results: Results, runs: DataFrame) -> dict[tuple[str, str]
     failed = ~frame["learned"].fillna(False).to_numpy(dtype=bool)
     frame["cost"] = np.where(failed | np.isnan(cost), np.inf, cost)
     found: dict[tuple[str, str], tuple[tuple[float, float], str]] = {}
-    for (block, norm, rate), group in frame.groupby(["block", "norm", "rate"], sort=False):
+    for key, group in frame.groupby(["block", "norm", "rate"], sort=False):
+        block, norm, rate = map(str, key)
         place = rank(group["cost"].tolist())
         if place is not None and ((block, norm) not in found or place < found[block, norm][0]):
             found[block, norm] = place, rate

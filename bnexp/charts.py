@@ -1,11 +1,12 @@
-"""DataFrames to Altair charts, and charts to files: one definition serves the page and the paper.
+"""DataFrames to Altair charts, one definition serves the page and the paper.
 
-Frames hold what is drawn and nothing else; means and intervals come from bnexp.aggregates. A norm has one colour, one dash
-and one shape everywhere (Okabe & Ito 2008, Wong 2011: distinct for colour-blind readers).
+Frames hold what is drawn and nothing else; means and intervals come from bnexp.aggregates. A norm has one colour, one
+dash and one shape everywhere (colours after Okabe & Ito 2008, which colour-blind readers can tell apart).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
 TEXT, LABEL = 13, 12  # pixels
 DIGITS = 5  # significant digits of the numbers in a chart: a pixel is coarser
 FADED = 0.07  # factor of the opacity of norms that are not picked in the legend
+MOST_TICKS = 8
 PICKED, VIEW = "picked", "points"  # names of the selection and of the views where it lives
 
 
@@ -50,11 +52,6 @@ class Quantity:
     log: bool = False
     percent: bool = False
 
-    @property
-    def format(self) -> str:
-        """The number format of labels and tooltips."""
-        return ".3~%" if self.percent else ".3~g"
-
 
 class Grid(NamedTuple):
     """Panels side by side and the size of one, in pixels."""
@@ -69,76 +66,108 @@ class Grid(NamedTuple):
 
 def curves(frame: DataFrame, quantity: Quantity, grid: Grid) -> alt.FacetChart:
     """Lines over epochs with bands: panel, norm, epoch, n, mean, low, high; further columns go into the tooltip."""
-    return _curves(frame, quantity, grid, VIEW)
-
-
-def _curves(frame: DataFrame, quantity: Quantity, grid: Grid, view: str, head: bool = True) -> alt.FacetChart:
-    base = alt.Chart().encode(x=_epochs(), color=_color(frame))
-    y = _y("mean", quantity)
-    band = base.mark_area(strokeWidth=0).encode(y=_y("low", quantity), y2="high:Q", opacity=_picked(0.16))
-    line = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=_dash(frame), opacity=_picked(1.0))
-    dots = base.mark_point(size=90, opacity=0).encode(y=y, tooltip=_tooltip(frame, quantity))
-    return _faceted([band, line, dots.properties(name=view)], frame, grid, head)
+    return _wrapped(_curve_layers(frame, quantity, _norms(frame), _epochs(frame), VIEW), frame, grid)
 
 
 def rows_of(rows: Sequence[tuple[DataFrame, Quantity]], grid: Grid) -> alt.VConcatChart:
-    """Rows of panels under one legend and one line of heads; each row has its own vertical axis."""
-    made = [_curves(frame, quantity, grid, f"{VIEW}{index}", head=not index) for index, (frame, quantity) in enumerate(rows)]
-    return alt.vconcat(*made, spacing=8)
+    """Rows of such panels under one line of heads and over one axis; each row has its own vertical axis."""
+    made, every = [], pd.concat([frame for frame, _ in rows])
+    for index, (frame, quantity) in enumerate(rows):
+        below = set(rows[index + 1][0]["panel"]) if index + 1 < len(rows) else set()
+        x = _epochs(every, labelled=not set(frame["panel"]) <= below)
+        layers = _curve_layers(frame, quantity, _norms(every), x, f"{VIEW}{index}")
+        made.append(_in_row(layers, frame, grid, head=index == 0))
+    return alt.vconcat(*made, spacing=10)
+
+
+def _curve_layers(frame: DataFrame, quantity: Quantity, norms: Sequence[str], x: alt.X, view: str) -> list[alt.Chart]:
+    base, bounds = alt.Chart().encode(x=x, color=_color(norms, "stroke")), _bounds(frame, quantity)
+    band = base.mark_area(strokeWidth=0, clip=True).encode(
+        y=_y("low", quantity, bounds), y2="high:Q", opacity=_picked(0.16)
+    )
+    y = _y("mean", quantity, bounds)
+    line = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=_dash(norms, "stroke"), opacity=_picked(1.0))
+    dots = base.mark_point(size=90, opacity=0).encode(y=y, tooltip=_tooltip(frame, quantity))
+    return [band, line, dots.properties(name=view)]
 
 
 def rate_picture(metric: DataFrame, learned: DataFrame, quantity: Quantity, grid: Grid) -> alt.VConcatChart:
     """The final metric and the share that learned against the learning rate.
 
     Both frames: panel, norm, rate, x (the rate, moved a little apart per norm), mean, low, high; ``metric`` also says
-    ``whole``: false where the mean leaves out runs that did not learn.
+    ``whole``: whether every run learned. Lines join the points where that is so, and the axis is made for these.
+    ``metric`` may be empty.
     """
-    share = Quantity(("share that learned",), percent=True)
-    # the same rates under both rows of panels
-    rates = sorted(set(metric["rate"]) | set(learned["rate"]))
-    above = _against_rate(metric, quantity, rates, grid, f"{VIEW}0")
-    low = grid._replace(height=grid.height // 2)
-    below = _against_rate(learned.assign(whole=True), share, rates, low, f"{VIEW}1")
-    return alt.vconcat(above, below, spacing=14)
+    learned = learned.assign(whole=True)
+    every = pd.concat([metric, learned]) if len(metric) else learned
+    x, norms = _rates(every), _norms(every)
+    share = Quantity(("share that", "learned"), percent=True)
+    below = _rate_layers(learned, share, norms, x, (-0.04, 1.04), f"{VIEW}1")
+    low = _wrapped(below, learned, grid._replace(height=grid.height // 2))
+    if not len(metric):
+        return alt.vconcat(low)
+    bounds = _bounds(metric, quantity, whole_intervals=True)
+    above = _rate_layers(metric, quantity, norms, x, bounds, f"{VIEW}0")
+    return alt.vconcat(_wrapped(above, metric, grid), low, spacing=18)
 
 
-def _against_rate(
-    frame: DataFrame, quantity: Quantity, rates: Sequence[float], grid: Grid, view: str
-) -> alt.FacetChart:
-    labelled: Any = list(rates) if len(rates) <= 8 else alt.Undefined
-    axis = alt.Axis(values=labelled, format="~g", labelOverlap=True)
-    x = alt.X("x:Q", scale=alt.Scale(type="log", nice=False, padding=14), axis=axis, title="learning rate (log scale)")
-    base = alt.Chart().encode(x=x, color=_color(frame))
-    y, tooltip = _y("mean", quantity), _tooltip(frame, quantity)
-    line = base.mark_line(strokeWidth=1.5).encode(y=y, strokeDash=_dash(frame), opacity=_picked(0.8))
-    rule = base.mark_rule(strokeWidth=2).encode(
-        y=_y("low", quantity), y2="high:Q", opacity=_picked(1.0), tooltip=tooltip
+def _rate_layers(
+    frame: DataFrame, quantity: Quantity, norms: Sequence[str], x: alt.X, bounds: tuple[float, float], view: str
+) -> list[alt.Chart]:
+    base, tooltip = alt.Chart().encode(x=x, color=_color(norms, "symbol")), _tooltip(frame, quantity)
+    y = _y("mean", quantity, bounds)
+    whole, part = base.transform_filter("datum.whole"), base.transform_filter("!datum.whole")
+    line = whole.mark_line(strokeWidth=1.5).encode(y=y, opacity=_picked(0.8))
+    rule = base.mark_rule(strokeWidth=2, clip=True).encode(
+        y=_y("low", quantity, bounds), y2="high:Q", opacity=_picked(1.0)
     )
-    point = base.encode(y=y, shape=_shape(frame), opacity=_picked(1.0), tooltip=tooltip)
-    filled = point.transform_filter("datum.whole").mark_point(size=70, filled=True)
-    hollow = point.transform_filter("!datum.whole").mark_point(size=70, filled=False, fill="white", strokeWidth=1.8)
-    return _faceted([line, rule, filled, hollow.properties(name=view)], frame, grid)
+    shapes = {"y": y, "shape": _shape(norms), "opacity": _picked(1.0), "tooltip": tooltip}
+    filled = whole.mark_point(size=70, filled=True).encode(**shapes)
+    hollow = part.mark_point(size=70, filled=False, fill="white", strokeWidth=1.8).encode(**shapes)
+    return [line, rule, filled, hollow.properties(name=view)]
 
 
 def percentiles(frame: DataFrame, quantity: Quantity, grid: Grid) -> alt.FacetChart:
     """The 15th, 50th and 85th percentile of one unit over epochs: panel, norm, epoch, p15, p50, p85."""
-    color = _color(frame).legend(None)
-    base = alt.Chart().encode(x=_epochs(), color=color)
-    band = base.mark_area(opacity=0.12).encode(y=_y("p15", quantity), y2="p85:Q")
-    thin = [base.mark_line(strokeWidth=1.2).encode(y=_y(name, quantity)) for name in ("p15", "p85")]
-    thick = base.mark_line(strokeWidth=2.5).encode(y=_y("p50", quantity))
-    said = [alt.Tooltip(f"{name}:Q", format=".3~g") for name in ("p15", "p50", "p85")]
-    dots = base.mark_point(size=90, opacity=0).encode(
-        y=_y("p50", quantity), tooltip=[alt.Tooltip("norm:N"), alt.Tooltip("epoch:Q"), *said]
-    )
-    return _faceted([band, *thin, thick, dots], frame, grid)
+    base = alt.Chart().encode(x=_epochs(frame), color=_color(_norms(frame), None))
+    names = ("p15", "p50", "p85")
+    bounds = _padded(float(frame["p15"].min()), float(frame["p85"].max()))
+    band = base.mark_area(opacity=0.12, strokeWidth=0).encode(y=_y("p15", quantity, bounds), y2="p85:Q")
+    lines = [
+        base.mark_line(strokeWidth=2.5 if name == "p50" else 1.2).encode(y=_y(name, quantity, bounds)) for name in names
+    ]
+    said = [alt.Tooltip("norm:N"), alt.Tooltip("epoch:Q"), *(alt.Tooltip(f"{name}:Q", format=".3~g") for name in names)]
+    dots = base.mark_point(size=90, opacity=0).encode(y=_y("p50", quantity, bounds), tooltip=said)
+    return _wrapped([band, *lines, dots], frame, grid)
 
 
-# --- parts ------------------------------------------------------------------------------------------------------------
+# --- panels -----------------------------------------------------------------------------------------------------------
 
 
-def _data(frame: DataFrame) -> alt.InlineData:
-    return alt.InlineData(values=[_clean(row) for row in frame.to_dict("records")])
+def _wrapped(layers: Sequence[alt.Chart], frame: DataFrame, grid: Grid) -> alt.FacetChart:
+    """One panel per value of ``panel``, in the order of the frame; a line break in it makes a second line."""
+    panels = list(dict.fromkeys(frame["panel"]))
+    columns = min(grid.columns, len(panels))
+    facet = alt.Facet("panel:N", sort=panels, header=_header(any(panels)), title=None)
+    made = _layered(layers, frame, grid).facet(facet=facet, columns=columns, spacing=18)
+    # else an axis is drawn under the cells that stay empty
+    return made.resolve_axis(x="independent") if len(panels) % columns else made
+
+
+def _in_row(layers: Sequence[alt.Chart], frame: DataFrame, grid: Grid, head: bool) -> alt.FacetChart:
+    panels = list(dict.fromkeys(frame["panel"]))
+    column = alt.Column("panel:N", sort=panels, header=_header(head), title=None)
+    return _layered(layers, frame, grid).facet(column=column).properties(spacing=18)
+
+
+def _layered(layers: Sequence[alt.Chart], frame: DataFrame, grid: Grid) -> alt.LayerChart:
+    data = alt.InlineData(values=[_clean(row) for row in frame.to_dict("records")])
+    made = alt.LayerChart(layer=list(layers), data=data)
+    return made.properties(width=grid.width, height=grid.height)
+
+
+def _header(shown: bool) -> alt.Header | None:
+    return alt.Header(labelExpr="split(datum.label, '\\n')", labelAnchor="start", title=None) if shown else None
 
 
 def _clean(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -147,32 +176,107 @@ def _clean(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    return float(f"{value:.{DIGITS}g}") if pd.notna(value) and abs(value) != float("inf") else None
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+
+
+# --- axes -------------------------------------------------------------------------------------------------------------
+
+
+def _epochs(frame: DataFrame, labelled: bool = True) -> alt.X:
+    quiet: dict[str, Any] = {} if labelled else {"labels": False, "ticks": False}
+    ends = [int(frame["epoch"].min()), int(frame["epoch"].max())]
+    axis = alt.Axis(format="d", tickCount=max(1, min(6, ends[1] - ends[0])), **quiet)
+    domain = alt.Scale(nice=False, domain=ends) if ends[0] < ends[1] else alt.Scale(nice=False)
+    return alt.X("epoch:Q", title="epoch" if labelled else None, axis=axis, scale=domain)
+
+
+def _rates(frame: DataFrame) -> alt.X:
+    rates = sorted(set(frame["rate"]))
+    marked: Any = rates if len(rates) <= MOST_TICKS else alt.Undefined
+    axis = alt.Axis(values=marked, format="~g", labelOverlap=True)
+    low, high = float(frame["x"].min()), float(frame["x"].max())
+    room = (high / low) ** 0.04
+    scale = alt.Scale(type="log", nice=False, domain=[low / room, high * room])
+    return alt.X("x:Q", title="learning rate (log scale)", axis=axis, scale=scale)
+
+
+def _y(column: str, quantity: Quantity, bounds: tuple[float, float]) -> alt.Y:
+    scale: dict[str, Any] = {"type": "log"} if quantity.log else {"zero": False}
+    ticks = _log_ticks(*bounds) if quantity.log else []
+    shown: dict[str, Any] = {"values": ticks} if ticks else {"tickCount": 5}
+    if quantity.log:
+        shown["labelExpr"] = "format(datum.value, datum.value < 0.001 ? '.0e' : '~g')"
+    axis = alt.Axis(format="~%" if quantity.percent else "~g", titleLineHeight=15, **shown)
+    return alt.Y(
+        f"{column}:Q", title=list(quantity.title), axis=axis, scale=alt.Scale(domain=list(bounds), nice=False, **scale)
+    )
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Decades; where these are fewer than three, also numbers between them; none where that is not enough either."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)):
+        ticks = [tick for decade in decades for step in steps if low <= (tick := float(f"{step}e{decade}")) <= high]
+        if len(ticks) >= 3:
+            return ticks
+    return []
+
+
+def _bounds(frame: DataFrame, quantity: Quantity, whole_intervals: bool = False) -> tuple[float, float]:
+    """The ends of the vertical axis.
+
+    They show every mean, and of the bands as much as triples the height: the band of two runs would squeeze all else.
+    ``whole_intervals``: the intervals of points where every run learned are shown to their ends.
+    """
+    to, back = (math.log, math.exp) if quantity.log else (float, float)
+    low, high = to(frame["mean"].min()), to(frame["mean"].max())
+    room = math.inf if whole_intervals else max(high - low, 0.05 * abs(high), 1e-6)
+    shown = frame[frame["whole"].astype(bool)] if whole_intervals else frame
+    ends = [value for name in ("low", "high") for value in shown[name].astype(float) if math.isfinite(value)]
+    scaled = [low, high, *(to(value) for value in ends if value > 0 or not quantity.log)]
+    bottom, top = max(min(scaled), low - room), min(max(scaled), high + room)
+    if quantity.percent and not quantity.log:
+        bottom, top = max(bottom, 0.0), min(top, 1.0)
+    bottom, top = _padded(bottom, top)
+    return back(bottom), back(top)
+
+
+def _padded(low: float, high: float) -> tuple[float, float]:
+    room = 0.04 * (high - low) or 0.05 * abs(high) or 0.5
+    return low - room, high + room
+
+
+# --- norms ------------------------------------------------------------------------------------------------------------
 
 
 def _norms(frame: DataFrame) -> list[str]:
     return [norm for norm in STYLES if norm in set(frame["norm"])]
 
 
-def _legend() -> alt.Legend:
-    return alt.Legend(title=None, orient="top", symbolSize=260, symbolStrokeWidth=2.5, columnPadding=18, offset=6)
-
-
-def _scale(frame: DataFrame, field: str) -> alt.Scale:
-    norms = _norms(frame)
+def _norm_scale(norms: Sequence[str], field: str) -> alt.Scale:
     return alt.Scale(domain=norms, range=[getattr(STYLES[norm], field) for norm in norms])
 
 
-def _color(frame: DataFrame) -> alt.Color:
-    return alt.Color("norm:N", scale=_scale(frame, "color"), legend=_legend())
+def _legend(kind: str | None) -> alt.Legend | None:
+    """Above the panels, where it hides no data; ``kind``: stroke, symbol, or None for no legend."""
+    if kind is None:
+        return None
+    look: dict[str, Any] = {"symbolSize": 110}
+    if kind == "stroke":
+        look = {"symbolType": "stroke", "symbolStrokeWidth": 2.5, "symbolSize": 600}
+    return alt.Legend(title=None, orient="top", symbolOpacity=1, columnPadding=18, offset=6, **look)
 
 
-def _dash(frame: DataFrame) -> alt.StrokeDash:
-    return alt.StrokeDash("norm:N", scale=_scale(frame, "dash"), legend=_legend())
+def _color(norms: Sequence[str], legend: str | None) -> alt.Color:
+    return alt.Color("norm:N", scale=_norm_scale(norms, "color"), legend=_legend(legend))
 
 
-def _shape(frame: DataFrame) -> alt.Shape:
-    return alt.Shape("norm:N", scale=_scale(frame, "shape"), legend=_legend())
+def _dash(norms: Sequence[str], legend: str | None) -> alt.StrokeDash:
+    return alt.StrokeDash("norm:N", scale=_norm_scale(norms, "dash"), legend=_legend(legend))
+
+
+def _shape(norms: Sequence[str]) -> alt.Shape:
+    return alt.Shape("norm:N", scale=_norm_scale(norms, "shape"), legend=_legend("symbol"))
 
 
 def _picked(opacity: float) -> alt.OpacityValue:
@@ -180,34 +284,15 @@ def _picked(opacity: float) -> alt.OpacityValue:
     return alt.OpacityValue(FADED * opacity, condition={"param": PICKED, "value": opacity})
 
 
-def _epochs() -> alt.X:
-    return alt.X("epoch:Q", title="epoch", axis=alt.Axis(format="d", tickMinStep=1, tickCount=6), scale=alt.Scale(nice=False))
-
-
-def _y(column: str, quantity: Quantity) -> alt.Y:
-    scale = alt.Scale(type="log") if quantity.log else alt.Scale(zero=False)
-    fmt = "~%" if quantity.percent else "~g"
-    axis = alt.Axis(format=fmt, tickCount=5, titleLineHeight=15)
-    return alt.Y(f"{column}:Q", title=list(quantity.title), scale=scale, axis=axis)
-
-
 def _tooltip(frame: DataFrame, quantity: Quantity) -> list[alt.Tooltip]:
-    number = quantity.format
     words = {"norm": "norm:N", "lr": "lr:N", "rate": "rate:Q", "epoch": "epoch:Q", "n": "n:Q"}
-    said = [alt.Tooltip(field) for name, field in words.items() if name in frame.columns]
+    titles = {"rate": "lr"}
+    said = [alt.Tooltip(field, title=titles.get(name, name)) for name, field in words.items() if name in frame.columns]
+    number = ".3~%" if quantity.percent else ".3~g"
     return [*said, *(alt.Tooltip(f"{name}:Q", format=number) for name in ("mean", "low", "high"))]
 
 
-def _faceted(layers: Sequence[alt.Chart], frame: DataFrame, grid: Grid, head: bool = True) -> alt.FacetChart:
-    """One panel per value of ``panel``, in the order of the frame; a line break in it makes a second line."""
-    panels = list(dict.fromkeys(frame["panel"]))
-    header = alt.Header(labels=head, labelExpr="split(datum.label, '\\n')", labelAnchor="start", title=None)
-    facet = alt.Facet("panel:N", sort=panels, header=header, title=None)
-    sized = alt.layer(*layers, data=_data(frame)).properties(width=grid.width, height=grid.height)
-    return sized.facet(facet=facet, columns=min(grid.columns, len(panels)), spacing=18)
-
-
-# --- specs and files --------------------------------------------------------------------------------------------------
+# --- specs --------------------------------------------------------------------------------------------------
 
 
 def to_spec(chart: alt.TopLevelMixin) -> dict[str, Any]:
@@ -230,39 +315,3 @@ def _selection(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     views = sorted(set(re.findall(rf"'name': '({VIEW}\d*)'", str(spec))))
     select = {"type": "point", "fields": ["norm"], "toggle": "true"}
     return [{"name": PICKED, "select": select, "bind": "legend", "views": views}] if views else []
-
-
-def to_svg(spec: Mapping[str, Any], prefix: str) -> str:
-    """The spec as an SVG element for a page; ``prefix`` keeps its ids apart from those of other figures."""
-    import vl_convert
-
-    svg = str(vl_convert.vegalite_to_svg(dict(spec), vl_version=_version()))
-    svg = re.sub(r'<path [^>]*opacity="0"[^>]*/>', "", svg)  # what only a mouse finds
-    svg = re.sub(r'(id="|url\(#)', rf"\g<1>{prefix}-", svg)
-    return svg[svg.index("<svg") :]
-
-
-def to_file(spec: Mapping[str, Any], kind: str) -> bytes:
-    """The spec as the content of a png, svg or pdf file."""
-    import vl_convert
-
-    if kind == "png":
-        return bytes(vl_convert.vegalite_to_png(dict(spec), vl_version=_version(), scale=2))
-    if kind == "pdf":
-        return bytes(vl_convert.vegalite_to_pdf(dict(spec), vl_version=_version()))
-    return str(vl_convert.vegalite_to_svg(dict(spec), vl_version=_version())).encode()
-
-
-def script(snippet: str) -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that ends with the snippet, which calls ``vegaEmbed``."""
-    import vl_convert
-
-    return str(vl_convert.javascript_bundle(snippet, vl_version=_version()))
-
-
-def _version() -> str | None:
-    """The Vega-Lite of this Altair, if vl-convert has it; else vl-convert's latest."""
-    import vl_convert
-
-    wanted = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    return wanted if wanted in vl_convert.get_vegalite_versions() else None

@@ -200,7 +200,7 @@ def _receive(pipe: Connection, waiting: list[tuple[int, Stack]], busy: dict[Conn
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back: a worker that is being started inherits this and cannot be interrupted half made."""
+    """Hold SIGINT and SIGTERM back: a worker inherits this while it starts, so it cannot die half made."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

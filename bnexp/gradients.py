@@ -1,7 +1,7 @@
 """Loss and gradients of a stack, differentiated by hand: the only seam to derivatives.
 
-Autograd stays as the slow twin (``bnexp.network.loss_and_gradients_by_autograd``): the tests hold this file against it for
-every norm, placement and activation. By hand there is no graph to build; what it saves stands in
+Autograd stays as the slow twin (``bnexp.network.loss_and_gradients_by_autograd``): the tests hold this file against it
+for every norm, placement and activation. By hand there is no graph to build; what it saves stands in
 tests/benchmarks/LOG.md.
 """
 

@@ -86,9 +86,9 @@ def gradient_by_batch(
 
     if center and scale:
         mean, inverse = statistics.mean[:, :, None], torch.rsqrt(statistics.variance + eps)[:, :, None]
-        return torch.ops.aten.native_layer_norm_backward(
-            gradient, a, [a.shape[-1]], mean, inverse, None, None, [True, False, False]
-        )[0]
+        backward = torch.ops.aten.native_layer_norm_backward
+        found: Tensor = backward(gradient, a, [a.shape[-1]], mean, inverse, None, None, [True, False, False])[0]
+        return found
     if center:
         return gradient - gradient.mean(-1, keepdim=True)
     inverse = 1 / torch.sqrt(statistics.variance + eps)[:, :, None]

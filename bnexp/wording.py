@@ -9,7 +9,6 @@ import math
 
 from bnexp.comparison import Comparison, Estimate, Row
 
-
 FAILED, BASELINE_FAILED = "did not learn", "baseline did not"  # differences by rank: one side failed in the middle pair
 
 

@@ -286,7 +286,8 @@ def test_the_page_is_the_same_each_time(results, text):
     assert render_page([results], [compare_runs(results)]) == text
 
 
-def test_a_page_that_cannot_be_written(tmp_path, results):
+def test_a_page_that_cannot_be_written(tmp_path):
+    results = study(tmp_path / "s", SPEC, lambda setting, seed: "pending", tables=())
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match="cannot be written"):
         write_report([results], tmp_path / "file" / "report.html")

@@ -5,8 +5,8 @@
 Both sides do the same work in one process with one thread: train, evaluate loss and accuracy on the test rows at the
 start and after each epoch, and on the training rows at the start and at the end. The plain loop trains one
 torch.nn module after another, batches sliced from a tensor. Each round times both, one after the other, and the table
-shows the medians and their ratio: the machine may be shared, the ratio is what counts. bnexp records its default measures
-as well; ``bare`` is bnexp without them.
+shows the medians and their ratio: the machine may be shared, the ratio is what counts. bnexp records its default
+measures as well; ``bare`` is bnexp without them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,43 @@
+"""Which figures a comparison gets, and what is left out: the story of the page's pictures."""
+
+from __future__ import annotations
+
+from bnexp.aggregates import cut, telling_rate
+from bnexp.comparison import Comparison
+from bnexp.figure_parts import FEWEST_EPOCHS, MOST_BLOCKS, Figure, Source, panel_text
+from bnexp.figures_inside import INSIDE, UNIT, WEIGHTS, activations, one_unit, parameters
+from bnexp.figures_training import LOSS, learning_curves, rate_picture
+from bnexp.results import Results
+
+
+def figures_of(results: Results, comparison: Comparison) -> tuple[list[Figure], list[str]]:
+    """The figures of one comparison, and what was left out."""
+    parts = cut(results, comparison)
+    block = next(iter(parts.blocks))
+    inside = parts.runs[parts.runs["block"] == block]
+    rate = telling_rate(inside)
+    source = Source(results, comparison, parts, inside[inside["rate"] == rate], panel_text(block, rate))
+    makers = (learning_curves, rate_picture, activations, one_unit, parameters)
+    figures = [figure for maker in makers for figure in maker(source)]
+    return figures, _left_out(source, {figure.title for figure in figures}, block)
+
+
+def _left_out(source: Source, drawn: set[str], block: str) -> list[str]:
+    others, notes = len(source.parts.blocks) - 1, []
+    tables = {"curves": {LOSS}, "activations": {INSIDE}, "units": {UNIT}, "parameters": {WEIGHTS}}
+    few = [name for name, titles in tables.items() if not titles & drawn and source.results.table(name) is not None]
+    status = source.parts.runs["status"]
+    if few and not (status == "done").any() and (status == "diverged").any():
+        notes.append("No curves are drawn: every finished run diverged.")
+    elif few and (status == "done").any():
+        listed = ", ".join(f"{name}.csv" for name in few)
+        notes.append(f"No figure of {listed}: recorded at fewer than {FEWEST_EPOCHS} epochs, or not for these runs.")
+    if others >= MOST_BLOCKS:
+        notes.append(f"Curves of {others + 1 - MOST_BLOCKS} of {others + 1} combinations are not drawn.")
+    more = f" {others} combinations" if others > 1 else ""
+    if others and drawn & {INSIDE, UNIT, WEIGHTS}:
+        notes.append(
+            f"Activations, the tracked unit and parameter norms are drawn for {block} only; activations.csv, units.csv "
+            f"and parameters.csv hold the other{more}."
+        )
+    return notes

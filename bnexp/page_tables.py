@@ -1,0 +1,295 @@
+"""The tables of the page as plain rows of text: comparisons, settings, provenance. No HTML here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bnexp.comparison import Comparison, Row
+from bnexp.layout import ALWAYS
+from bnexp.results import Results
+from bnexp.spec import SECTIONS, leaf, leaves, setting_fields, show
+from bnexp.summary import NEITHER, side_of, spoken
+from bnexp.wording import difference_text, estimate_text, is_percent, learned_text, metric_title, notes_of, quantity
+
+MOST_OPEN_ROWS = 40  # a longer table starts folded
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell's text and a smaller second line. ``kind`` is its column: setting, number or note."""
+
+    text: str
+    small: str = ""
+    kind: str = "number"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows under one heading; ``breaks`` holds the indices of rows that start another value of the knob."""
+
+    heading: str
+    rows: Sequence[Sequence[Cell]]
+    breaks: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One comparison table. ``shared`` notes hold for every row; rows refer to ``notes`` by number."""
+
+    title: str
+    lead: str
+    head: Sequence[tuple[str, str]]
+    blocks: Sequence[Block]
+    shared: Sequence[str]
+    notes: Sequence[str]
+    folded: bool
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+
+def tables_of(comparison: Comparison) -> list[Table]:
+    """The table at the best values, if there is one, and that of every setting."""
+    knob, found = comparison.tune, []
+    if comparison.best_rows:
+        lead = f"Every seed at the {knob} with the best {spoken(comparison.tuned_by)} on the other seeds."
+        found.append(_table(comparison, comparison.best_rows, f"Each at its best {knob}", lead, None))
+    equal = f"At equal {knob}" if knob else "Every setting"
+    lead = f"Each row against the baseline at the same {knob}." if knob else ""
+    found.append(_table(comparison, comparison.rows, equal, lead, knob))
+    return found
+
+
+def _table(comparison: Comparison, rows: Sequence[Row], title: str, lead: str, knob: str | None) -> Table:
+    axes = [axis for axis in comparison.axes if rows and axis in rows[0].setting]
+    fields = _dividing(rows, axes, knob)
+    columns = [axis for axis in axes if axis not in fields]
+    columns.sort(key=lambda axis: (axis != knob, axis != "norm"))
+    shared = _shared_notes(rows, comparison.metric)
+    grouped: dict[str, list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(", ".join(f"{f} {row.setting[f]}" for f in fields), []).append(row)
+    grouped = {heading: _ordered(found, knob) for heading, found in grouped.items()}
+    numbers: dict[str, int] = {}  # of the notes, in the order in which rows need them
+    for note in (note for found in grouped.values() for row in found for note in _notes(row, comparison.metric)):
+        if note not in shared:
+            numbers.setdefault(note, len(numbers) + 1)
+    blocks = [_block(heading, found, comparison, columns, knob, numbers) for heading, found in grouped.items()]
+    return Table(
+        title, lead, _head(comparison, columns, rows), blocks, shared, list(numbers), len(rows) > MOST_OPEN_ROWS
+    )
+
+
+def _dividing(rows: Sequence[Row], axes: Sequence[str], knob: str | None) -> list[str]:
+    """The fields that get headings: not the columns, and not those of which each norm has one value."""
+    found = []
+    for axis in axes:
+        values: dict[str, set[str]] = {}
+        for row in rows:
+            values.setdefault(row.setting.get("norm", ""), set()).add(row.setting[axis])
+        if axis not in ("norm", "placement", knob) and any(len(several) > 1 for several in values.values()):
+            found.append(axis)
+    return found if "norm" in axes else []
+
+
+def _block(
+    heading: str,
+    rows: Sequence[Row],
+    comparison: Comparison,
+    columns: Sequence[str],
+    knob: str | None,
+    numbers: Mapping[str, int],
+) -> Block:
+    cells = [_cells(row, comparison, columns, numbers) for row in rows]
+    changes = [i for i in range(1, len(rows)) if knob and rows[i].setting[knob] != rows[i - 1].setting[knob]]
+    return Block(heading, cells, frozenset(changes))
+
+
+def _ordered(rows: Sequence[Row], knob: str | None) -> list[Row]:
+    """By the knob, so that what is compared stands together, then by placement."""
+    places = list(dict.fromkeys(row.setting.get("placement", "") for row in rows))
+    return sorted(rows, key=lambda row: (_order(row, knob), places.index(row.setting.get("placement", ""))))
+
+
+def _order(row: Row, knob: str | None) -> tuple[float, str]:
+    """Rows by the knob's value, as a number where it is one."""
+    if knob is None:
+        return 0.0, ""
+    try:
+        return float(row.setting[knob]), ""
+    except ValueError:
+        return 0.0, row.setting[knob]
+
+
+def _head(comparison: Comparison, columns: Sequence[str], rows: Sequence[Row]) -> list[tuple[str, str]]:
+    unit = ", percentage points" if is_percent(comparison.metric) else ""
+    difference = "ratio" if comparison.scale == "log" else "difference"
+    chosen = [(f"best {comparison.tune}", "setting")] if any(row.chosen for row in rows) else []
+    numbers = [
+        f"{metric_title(comparison)} [95\u00a0%]",
+        f"{difference} to {comparison.baseline}{unit} [95\u00a0%]",
+        *("learned", "diverged", "n"),
+    ]
+    return [
+        *((name, "setting") for name in columns),
+        *chosen,
+        *((name, "number") for name in numbers),
+        ("notes", "note"),
+    ]
+
+
+def _cells(row: Row, comparison: Comparison, columns: Sequence[str], numbers: Mapping[str, int]) -> list[Cell]:
+    chosen = [Cell(*_chosen(row), kind="setting")] if row.chosen else []
+    learned = row.learned_share
+    exact = (
+        "" if learned is None or learned.low is None or learned.high is None else _percent(learned.low, learned.high)
+    )
+    notes = [str(numbers[note]) for note in _notes(row, comparison.metric) if note in numbers]
+    return [
+        *(Cell(row.setting[name], kind="setting") for name in columns),
+        *chosen,
+        Cell(estimate_text(row.estimate, comparison.metric), _of_learned(row, comparison.metric)),
+        Cell(*_difference(row, comparison)),
+        Cell(learned_text(row), exact),
+        Cell(str(row.n_diverged)),
+        Cell(str(row.n)),
+        Cell(", ".join(notes), kind="note"),
+    ]
+
+
+def _percent(low: float, high: float) -> str:
+    return f"[{100 * low:.0f}, {100 * high:.0f}] %"
+
+
+def _chosen(row: Row) -> tuple[str, str]:
+    """How often each value was chosen, and which others are within one standard error of the best."""
+    counts = row.chosen or {}
+    n = sum(counts.values())
+    text = ", ".join(value if len(counts) == 1 else f"{value} ({count} of {n})" for value, count in counts.items())
+    near = [value for value in row.within_one_se if value not in counts]
+    return text, f"within 1 SE: {', '.join(near)}" if near else ""
+
+
+def _difference(row: Row, comparison: Comparison) -> tuple[str, str]:
+    """The difference, and below it how it was made: pairs and their correlation, equal within."""
+    metric, estimate = comparison.metric, row.difference
+    if estimate is None:
+        return difference_text(row, metric), ""
+    text = NEITHER if side_of(row, comparison.higher_is_better) == "neither" else difference_text(row, metric)
+    how = [f"{estimate.n} pairs" if row.paired else "not paired"]
+    if row.correlation is not None:
+        how.append(f"r = {row.correlation:.2f}")
+    within = estimate.equal_within
+    if within is not None and within < 1e300:
+        how.append(
+            f"equal within × {within:.3g}" if estimate.scale == "log" else f"equal within ± {_within(within, metric)}"
+        )
+    return text, ", ".join(how)
+
+
+def _within(value: float, metric: str) -> str:
+    return f"{100 * value:.1f}" if is_percent(metric) else f"{value:.3g}"
+
+
+def _of_learned(row: Row, metric: str) -> str:
+    """What the runs that learned reached, where some did not."""
+    if row.of_learned is None or not 0 < row.n_learned < row.n:
+        return ""
+    return f"{row.of_learned.kind}: {quantity(row.of_learned.center, metric)}"
+
+
+def _notes(row: Row, metric: str) -> list[str]:
+    """The row's notes, but for the one that has a place in its cell."""
+    return [note for note in notes_of(row, metric).split("; ") if note and note != _of_learned(row, metric)]
+
+
+def _shared_notes(rows: Sequence[Row], metric: str) -> list[str]:
+    """Notes that stand at every row, said once."""
+    if len(rows) < 2:
+        return []
+    first, *others = (_notes(row, metric) for row in rows)
+    return [note for note in first if all(note in notes for notes in others)]
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def settings_table(results: Results) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
+    """What varied and what was held fixed, as (field, values, meaning); fixed fields at their default are left out."""
+    settings, said = results.spec.settings, {leaf(*place): info for *place, info in setting_fields()}
+    varied, fixed = [], []
+    for name, (section, attribute) in leaves().items():
+        values = list(dict.fromkeys(show(getattr(getattr(setting, section), attribute)) for setting in settings))
+        meaning = str(said[name].description or "")
+        if len(values) > 1:
+            varied.append((name, ", ".join(value or "none" for value in values), meaning))
+        elif name in ALWAYS or values != [show(SECTIONS[section].model_fields[attribute].default)]:
+            fixed.append((name, values[0], meaning))
+    seeds = results.spec.seeds
+    listed = (
+        f"{seeds[0]} to {seeds[-1]}"
+        if list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+        else ", ".join(map(str, seeds))
+    )
+    fixed.append(
+        ("seeds", listed, f"{len(seeds)} runs of each setting; one seed shares initial weights and minibatches")
+    )
+    return varied, fixed
+
+
+# --- provenance -------------------------------------------------------------------------------------------------------
+
+
+def provenance(results: Results) -> list[tuple[str, str]]:
+    """Where the numbers come from, as (what, text); only what meta.json records."""
+    meta = results.meta
+    git, versions = _mapping(meta.get("git")), _mapping(meta.get("versions"))
+    device = str(meta.get("device", ""))
+    threads = meta.get("threads")
+    rows = [
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("device", f"{device}, {threads} thread(s) per process" if device and threads else device),
+        ("seeds", ", ".join(map(str, results.spec.seeds))),
+        *(
+            (f"data {_mapping(one).get('name', '')}", f"sha256 {_mapping(one).get('sha256', '')}")
+            for one in _list(meta.get("data"))
+        ),
+        (
+            "git",
+            f"{git.get('revision', '')}{', with uncommitted changes' if git.get('dirty') else ''}"
+            if git.get("revision")
+            else "",
+        ),
+        *(("trained", _session(_mapping(one))) for one in _list(meta.get("sessions"))),
+        ("study", f"sha256 {meta['study_sha256']}" if "study_sha256" in meta else ""),
+        ("question and claims", _since(_list(meta.get("claims_sha256")))),
+    ]
+    return [(what, text) for what, text in rows if text]
+
+
+def _session(session: Mapping[str, Any]) -> str:
+    parts = [
+        str(session.get("ended", "")),
+        f"{session['runs_trained']} runs" if "runs_trained" in session else "",
+        f"{session['seconds']} s" if "seconds" in session else "",
+        f"{session['workers']} worker(s)" if "workers" in session else "",
+        str(session.get("command", "")),
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _since(changes: Sequence[Any]) -> str:
+    times = [str(_mapping(change).get("since", "")) for change in changes]
+    if len(times) < 2:
+        return f"as of {times[0]}" if times else ""
+    return f"first {times[0]}; changed {', '.join(times[1:])}"
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else []
