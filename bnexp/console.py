@@ -302,6 +302,11 @@ def print_summary(summary: Summary, quiet: bool) -> None:
         done = f"{summary.trained} runs in {summary.seconds:.1f} s"
     else:
         done = f"all {len(outline.runs)} runs were finished already; nothing was trained"
+    if summary.exact_stack is False:
+        warning = (
+            "warning: on this machine a stacked run differs from the same run alone in its last bits (exact_stack)"
+        )
+        _console(stderr=True).print(Text(warning), soft_wrap=True)
     text = f"{outline.spec.name}: {done} → {outline.folder}\nnext: bnexp report {outline.folder}"
     _console(stderr=True).print(Text(text), soft_wrap=True)
 

@@ -25,7 +25,7 @@ from bnexp.layout import Table
 from bnexp.plan import Shard, Stack, Structure
 from bnexp.spec import DataFields
 from bnexp.tables import encode, outcome_values
-from bnexp.training import Epoch, Options, train
+from bnexp.training import Epoch, Options, is_exact, train
 
 PROGRESS_EVERY = 0.1  # seconds between messages that carry no rows
 STACK_RUNS = 32  # more runs fall out of the cache: measured in tests/benchmarks/LOG.md
@@ -55,6 +55,7 @@ class Message(NamedTuple):
     outcomes: Sequence[Sequence[Sequence[str]]] | None = None  # per shard, per run, as text
     arrays: Sequence[Mapping[str, np.ndarray[Any, Any]]] | None = None
     seconds: float = 0.0
+    exact: bool | None = None  # of the first stack on a CPU: whether stacking changes no bit on this machine
     error: str = ""
 
 
@@ -122,12 +123,13 @@ def _train_stack(index: int, stack: Stack, job: Job) -> Iterator[Message]:
     began = last = time.perf_counter()
     try:
         dataset = job.datasets[stack.structure.data]
+        exact = is_exact(stack, dataset) if index == 0 and job.device == "cpu" else None
         for epoch in train(stack, dataset, torch.device(job.device), job.options):
             now = time.perf_counter()
             if epoch.records or epoch.outcomes is not None or now - last > PROGRESS_EVERY:
                 last = now
                 rows = encode(epoch, ids, shard_of_run, job.tables) if epoch.records else []
-                message = Message(index, epoch.number, rows, epoch.loss, sum(epoch.alive))
+                message = Message(index, epoch.number, rows, epoch.loss, sum(epoch.alive), exact=exact)
                 yield message if epoch.outcomes is None else _finish(message, stack, epoch, job, now - began)
     except Exception:
         yield Message(index, 0, [], 0.0, 0, error=traceback.format_exc())

@@ -87,6 +87,7 @@ class Summary:
     outline: Outline
     seconds: float = 0.0
     trained: int = 0
+    exact_stack: bool | None = None  # None: not checked (nothing was trained, or not on a CPU)
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -193,6 +194,8 @@ class _Study:
 
     def keep(self, stack: Stack, message: Message) -> None:
         """Write what a message brings."""
+        if message.exact is not None:
+            self.summary.exact_stack = message.exact
         if message.error:
             self.summary.failures.update(dict.fromkeys((shard.name for shard in stack.shards), message.error))
         for shard, rows in zip(stack.shards, message.rows, strict=False):
@@ -251,6 +254,7 @@ class _Study:
                 "versions": _versions(),
                 "device": _device_name(self.outline.device),
                 "threads": 1,
+                "exact_stack": old.get("exact_stack") if self.summary.exact_stack is None else self.summary.exact_stack,
                 "git": _git(),
                 "data": _checksums(self.datasets),
                 "runs": [{"id": run.id, "key": run.key} for run in self.outline.runs],

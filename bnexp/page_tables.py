@@ -201,8 +201,9 @@ def _of_learned(row: Row, metric: str) -> str:
 
 
 def _notes(row: Row, metric: str) -> list[str]:
-    """The row's notes, but for the one that has a place in its cell."""
-    return [note for note in notes_of(row, metric).split("; ") if note and note != _of_learned(row, metric)]
+    """The row's notes, but for what its cells say."""
+    said = ("", _of_learned(row, metric), f"{row.n - row.n_learned} of {row.n} did not learn")
+    return [note for note in notes_of(row, metric).split("; ") if note not in said]
 
 
 def _shared_notes(rows: Sequence[Row], metric: str) -> list[str]:

@@ -65,6 +65,7 @@ def test_the_folder_has_the_layout_of_the_contract(finished):
     assert set(csvs(finished)) == {f"{name}.csv" for name in TABLES}
     meta = json.loads((finished / "meta.json").read_text())
     assert meta["schema"] == 1
+    assert meta["exact_stack"] is True
     shards = sorted(path.name for path in (finished / "shards").iterdir())
     assert meta["committed"] == shards
     for shard in shards:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tools import make_dataset, make_spec, outcome_of_each, runs_of
+from tools import make_dataset, make_spec, outcome_of_each, runs_of, stack_of
 
 import bnexp.network
 import bnexp.training
@@ -73,6 +73,13 @@ def test_the_test_can_fail(monkeypatch):
             alone |= outcome_of_each(spec, dataset, [run])
         differs |= outcome_of_each(spec, dataset, runs[:8]) != alone
     assert differs
+
+
+def test_the_start_up_probe_sees_it(monkeypatch):
+    for activation, expected in ((bnexp.network.sigmoid, True), (torch.sigmoid, False)):
+        monkeypatch.setitem(bnexp.network.ACTIVATIONS, "sigmoid", activation)
+        _, dataset, runs = study("[none]", "sigmoid", batch_size=7)
+        assert bnexp.training.is_exact(stack_of(runs[:3]), dataset) == expected
 
 
 @pytest.mark.parametrize("slot", [0, 4, 8])
