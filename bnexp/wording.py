@@ -45,6 +45,9 @@ def difference_text(row: Row, metric: str) -> str:
     estimate = row.difference
     if estimate is None:
         return "–"
+    tie = 0 if estimate.scale == "raw" else 1
+    if estimate.kind.startswith("median") and estimate.center == tie and row.n_learned == 0:
+        return "neither learned"
     if estimate.scale == "log":
         return _ratio_text(estimate)
     if not math.isfinite(estimate.center):
@@ -74,7 +77,7 @@ def notes_of(row: Row, metric: str) -> str:
 
 def metric_title(comparison: Comparison) -> str:
     """The metric with its unit: ``test accuracy, %``."""
-    name = comparison.metric.replace("_", " ")
+    name = comparison.metric.replace("unexplained", "unexplained_variance").replace("_", " ")
     if is_percent(comparison.metric):
         return f"{name}, %"
     return f"{name} (geometric mean)" if comparison.scale == "log" else name

@@ -189,6 +189,11 @@ def test_help_and_version_load_nothing_heavy(tmp_path):
     assert "AssertionError" in found.stderr  # the check can fail
 
 
+def heed_signals():
+    """A job in the background inherits an ignored SIGINT; the process under test shall not."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_leave_a_folder_that_goes_on(number, code, tmp_path):
@@ -202,7 +207,7 @@ def test_signals_leave_a_folder_that_goes_on(number, code, tmp_path):
         "--workers",
         "2",
     ]
-    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("results/quickstart/shards/*/curves.csv")) and time.monotonic() < deadline:
         time.sleep(0.05)

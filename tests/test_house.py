@@ -25,13 +25,13 @@ TORCH_WING = {
     "measures",
 }
 PANDAS_ROOMS = {"results", "comparison", "aggregates", "charts", "figure_parts", "figures", "figures_inside"}
-PANDAS_ROOMS |= {"figures_training", "page", "page_tables", "rendering", "summary"}
+PANDAS_ROOMS |= {"figures_training"}
 ROOMS = {
     "yaml": {"source"},
     "pydantic": {"spec", "loading"},
     "typer": {"cli"},
     "rich": {"console"},
-    "altair": {"charts", "rendering"},
+    "altair": {"charts"},
     "vl_convert": {"charts", "rendering"},
     "jinja2": {"page"},
     "pooch": {"sources"},

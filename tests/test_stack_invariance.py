@@ -17,6 +17,13 @@ seeds: 10
 probe: {probe}
 """
 
+CASES = [
+    (batch_size, probe, optimizer, activation)
+    for batch_size, probe, optimizer in ((32, 24, "sgd"), (7, 21, "adam"), (30, 98, "sgd"))
+    for activation in ("sigmoid", "tanh", "relu", "linear")
+    if not (batch_size == 30 and activation in ("tanh", "linear"))
+]
+
 
 def study(norms="[none]", activation="relu", placement="pre", batch_size=32, optimizer="sgd", n_classes=3, probe=24):
     hidden = "[9, 6]" if batch_size % 4 else "[7, 5]"
@@ -35,13 +42,10 @@ def study(norms="[none]", activation="relu", placement="pre", batch_size=32, opt
     return spec, dataset, runs_of(spec, dataset)
 
 
-@pytest.mark.parametrize(("batch_size", "probe", "optimizer"), [(32, 24, "sgd"), (7, 21, "adam"), (30, 98, "sgd")])
-@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "linear"])
+@pytest.mark.parametrize(("batch_size", "probe", "optimizer", "activation"), CASES)
 @pytest.mark.parametrize("norms", ["[none]", "[standardize]", "[center]", "[scale]", "[full, gamma, beta]", "[affine]"])
 def test_every_run_of_every_stack_equals_itself_alone(norms, activation, batch_size, probe, optimizer):
     spec, dataset, runs = study(norms, activation, batch_size=batch_size, probe=probe, optimizer=optimizer)
-    if batch_size == 30 and activation in ("linear", "tanh"):
-        pytest.skip("a third batch size is enough with two activations")
     chosen = runs[:30]
     alone = {}
     for run in chosen:
