@@ -90,14 +90,14 @@ class Progress:
                 self.task,
                 completed=fraction * self.total,
                 runs=f"{self.done}/{self.runs}",
-                loss=f"loss {message.loss:.2g}",
+                loss=_loss(message),
                 lost=f"{lost} diverged" if lost else "",
             )
         elif int(10 * fraction) > self.shown or time.monotonic() - self.last > LINE_SECONDS:
             self.shown, self.last = int(10 * fraction), time.monotonic()
             left = (self.last - self.began) * (1 - fraction) / max(fraction, 1e-9)
             self._line(
-                f"{self.name}: {100 * fraction:3.0f} %, {self.done}/{self.runs} runs, loss {message.loss:.2g}, "
+                f"{self.name}: {100 * fraction:3.0f} %, {self.done}/{self.runs} runs, {_loss(message)}, "
                 f"{lost} diverged, {left:.0f} s left"
             )
 
@@ -108,6 +108,12 @@ class Progress:
 
     def _line(self, text: str) -> None:
         self.console.print(Text(text), soft_wrap=True)
+
+
+def _loss(message: Message) -> str:
+    return (
+        "loss –" if message.loss != message.loss else f"loss {message.loss:.2g}"
+    )  # before the first step there is none
 
 
 # --- comparisons ------------------------------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ def _default_metric(members: Sequence[Member]) -> Metric:
     """Test accuracy, or the unexplained share of a regression, by running statistics if these were evaluated."""
     name = "test_unexplained" if is_regression(members) else "test_accuracy"
     metrics = [found for suffix in ("", "_population", "_batch") if (found := metric_of(name + suffix))]
-    outcomes = [run for run in _outcomes(members) if run.learned]
+    outcomes = [run for run in _outcomes(members) if not run.diverged]
     return next((metric for metric in metrics if outcomes and is_recorded(outcomes, metric)), metrics[0])
 
 
