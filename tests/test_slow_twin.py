@@ -124,6 +124,15 @@ def assert_close(ours, theirs, what, scale=None):
     assert (ours - theirs).abs().max() <= bound, what
 
 
+def outputs_by_running_statistics(arrays, features, structure):
+    """What the stacked network gives on rows, from the arrays that training left."""
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if name != "test_correct"}
+    layers = range(1, structure.n_layers) if structure.normalizes else ()
+    running = [Statistics(tensors[f"running_mean{i}"], tensors[f"running_variance{i}"]) for i in layers]
+    x = torch.from_numpy(features).double().T.expand(len(tensors["weight1"]), -1, -1)
+    return forward(tensors, x, structure, running).logits
+
+
 # The loss does not meet the optimizer: for the squared error (one output) one optimizer is enough.
 @pytest.mark.parametrize(("optimizer", "n_classes"), [*((name, 3) for name in OPTIMIZERS), ("sgd", 1)])
 @pytest.mark.parametrize("activation", MODULES)
@@ -139,6 +148,7 @@ def test_fifty_steps_equal_the_twin(norms, placement, activation, optimizer, n_c
     epochs = train_runs(spec, dataset, runs, torch.float64)
     arrays = epochs[-1].arrays()
     curves = next(r for r in epochs[-1].records if r.table == "curves")
+    evaluated = outputs_by_running_statistics(arrays, dataset.test.features, runs[0].structure)
     for index, run in enumerate(runs):
         twin, losses = train_twin(run, dataset, initial, index)
         linears = [m for m in twin if isinstance(m, torch.nn.Linear)]
@@ -159,6 +169,7 @@ def test_fifty_steps_equal_the_twin(norms, placement, activation, optimizer, n_c
                 assert_close(arrays[f"running_variance{layer}"][index], norm.running_var, f"{run.id} variance")
         twin.eval()
         out = twin(torch.from_numpy(dataset.test.features).double())
+        assert_close(evaluated[index].T, out, f"{run.id} eval outputs")
         if n_classes > 1:
             expected = torch.nn.functional.cross_entropy(out, torch.from_numpy(dataset.test.targets))
         else:
