@@ -23,9 +23,10 @@ import numpy as np
 from bnexp.data import Dataset
 from bnexp.layout import Table
 from bnexp.plan import Shard, Stack, Structure
+from bnexp.recording import Epoch, Options
 from bnexp.spec import DataFields
 from bnexp.tables import encode, outcome_values
-from bnexp.training import Epoch, Options, is_exact, train
+from bnexp.training import is_exact, train
 
 PROGRESS_EVERY = 0.1  # seconds between messages that carry no rows
 STACK_RUNS = 32  # more runs fall out of the cache: measured in tests/benchmarks/LOG.md

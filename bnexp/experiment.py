@@ -35,9 +35,9 @@ from bnexp.executors import (
 from bnexp.layout import LOCK, RUNS, SHARDS, SPEC, setting_columns
 from bnexp.loading import load_spec
 from bnexp.plan import DataShape, Run, Shard, Stack, make_plan, make_runs
+from bnexp.recording import Options
 from bnexp.spec import DataFields, Spec
 from bnexp.tables import study_tables
-from bnexp.training import Options
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,6 @@ class _Study:
         """Train the stacks, committing shard by shard; put the top CSVs together, also after an interruption."""
         spec = self.spec
         study = spec.study
-        cadence = {name: int(options["every"]) for name, options in spec.measure.items()}
         options = Options(
             study.evaluate,
             study.evaluate_every,
@@ -174,7 +173,7 @@ class _Study:
             study.probe,
             study.track,
             study.learned_at,
-            cadence,
+            spec.measure,
         )
         job = Job(self.datasets, options, self.tables, self.outline.device)
         self.observer.begin(self.outline)

@@ -7,35 +7,54 @@ tests/benchmarks/LOG.md.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from bnexp.network import Gradients, Parameters, Pass, forward, losses, padded
-from bnexp.norms import gradient_by_batch
+from bnexp.network import Batch, Gradients, Parameters, Pass, forward, losses, padded
+from bnexp.norms import Statistics, as_ghosts, gradient_by_batch
 from bnexp.plan import Structure
 
 
-def loss_and_gradients(parameters: Parameters, x: Tensor, targets: Tensor, structure: Structure) -> Gradients:
-    """Each run's loss (mean over samples) on x [run, in, sample], and its derivative by that run's own parameters."""
-    result = forward(parameters, x, structure, with_taps=True)
+def loss_and_gradients(parameters: Parameters, batch: Batch, structure: Structure) -> Gradients:
+    """Each run's loss (mean over samples) on a batch, and its derivative by that run's own parameters."""
+    result = _forward(parameters, batch, structure)
     gradients: Parameters = {}
-    gradient = loss_gradient(result.logits, targets, structure)
-    for layer in range(structure.n_layers, 0, -1):
-        if layer < structure.n_layers:
-            gradient = _before_the_unit(layer, gradient, result, parameters, gradients, structure)
-        below = next(reversed(result.taps[layer - 2].values())) if layer > 1 else x
-        gradients[f"weight{layer}"] = weight_gradient(gradient, below)
+    for layer, gradient in _backward(parameters, batch, result, structure, gradients):
+        gradients[f"weight{layer}"] = weight_gradient(gradient, result.outputs[layer - 2] if layer > 1 else batch.x)
         if f"bias{layer}" in parameters:
             gradients[f"bias{layer}"] = gradient.sum(-1)
-        if layer > 1:
-            gradient = input_gradient(parameters[f"weight{layer}"], gradient)
-    loss = losses(result.logits, targets, structure).mean(-1)
+    loss = losses(result.logits, batch.targets, structure).mean(-1)
     return Gradients(loss, result.logits, {name: gradients[name] for name in parameters}, result.statistics)
+
+
+def preactivation_gradients(parameters: Parameters, batch: Batch, structure: Structure) -> list[Tensor]:
+    """∂(mean loss)/∂a [run, unit, sample] of each layer's preactivation a = Wx + b, from the first to the logits."""
+    result = _forward(parameters, batch, structure)
+    return [gradient for _, gradient in _backward(parameters, batch, result, structure, {})][::-1]
+
+
+def _forward(parameters: Parameters, batch: Batch, structure: Structure) -> Pass:
+    return forward(parameters, batch.x, structure, ghost_size=batch.ghost_size, noise=batch.noise, with_taps=True)
+
+
+def _backward(
+    parameters: Parameters, batch: Batch, result: Pass, structure: Structure, gradients: Parameters
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (layer, ∂loss/∂preactivation) from the last layer to the first; γ's and β's gradients on the way."""
+    gradient = loss_gradient(result.logits, batch.targets, structure)
+    for layer in range(structure.n_layers, 0, -1):
+        if layer < structure.n_layers:
+            gradient = input_gradient(parameters[f"weight{layer + 1}"], gradient)
+            gradient = _before_the_unit(layer, gradient, batch, result, parameters, gradients, structure)
+        yield layer, gradient
 
 
 def _before_the_unit(
     layer: int,
     gradient: Tensor,
+    batch: Batch,
     result: Pass,
     parameters: Parameters,
     gradients: Parameters,
@@ -43,18 +62,26 @@ def _before_the_unit(
 ) -> Tensor:
     """From ∂loss/∂(a hidden layer's output) to ∂loss/∂(its preactivation); γ's and β's gradients on the way."""
     taps = result.taps[layer - 1]
+    a = taps["preactivation" if structure.placement == "pre" else "activation"]
     if structure.placement == "pre":
         gradient = activation_gradient(gradient, taps["activation"], structure.activation)
+    if batch.noise:
+        gradient = gradient * batch.noise[layer - 1].scale
     if "affine" in taps:
-        below = taps.get("standardized", taps["preactivation" if structure.placement == "pre" else "activation"])
-        gradients[f"gamma{layer}"] = (gradient * below).sum(-1)
+        gradients[f"gamma{layer}"] = (gradient * taps.get("standardized", a)).sum(-1)
         gradients[f"beta{layer}"] = gradient.sum(-1)
         gradient = gradient * parameters[f"gamma{layer}"][:, :, None]
     if structure.normalizes:
-        a = taps["preactivation" if structure.placement == "pre" else "activation"]
-        statistics = result.statistics[layer - 1]
-        switches = structure.center, structure.scale, structure.eps
-        gradient = gradient_by_batch(gradient, a, statistics, *switches)
+        statistics = Statistics(*(s.flatten(1) for s in result.statistics[layer - 1]))
+        found = gradient_by_batch(
+            as_ghosts(gradient, batch.ghost_size),
+            as_ghosts(a, batch.ghost_size),
+            statistics,
+            structure.center,
+            structure.scale,
+            structure.eps,
+        )
+        gradient = found.view(a.shape)
     if structure.placement == "post":
         gradient = activation_gradient(gradient, taps["activation"], structure.activation)
     return gradient

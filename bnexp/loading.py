@@ -22,7 +22,6 @@ from bnexp.source import Document, FieldPath
 from bnexp.spec import (
     DEFAULT_MEASURES,
     DEFAULT_SEEDS,
-    LATER_MEASURES,
     MEASURES,
     SECTIONS,
     Claim,
@@ -172,14 +171,16 @@ class _Resolver:
 
     # --- values -------------------------------------------------------------------------------------------------------
 
-    def _validate(self, info: FieldInfo, given: _Given, value: Any, inner: FieldPath = ()) -> tuple[bool, Any]:
+    def _validate(
+        self, info: FieldInfo, given: _Given, value: Any, inner: FieldPath = (), prefix: str = ""
+    ) -> tuple[bool, Any]:
         """Validate one value; lists stand for tuples. Returns (valid, value) and notes the problem."""
         try:
             return True, _validator(info).validate_python(_tuples(value))
         except ValidationError as error:
             items = [part for part in error.errors()[0]["loc"][:1] if isinstance(part, int) and isinstance(value, list)]
             wrong = value[items[0]] if items else value
-            self.problems.append(given.problem(_explain(error, wrong), (*inner, *items)))
+            self.problems.append(given.problem(prefix + _explain(error, wrong), (*inner, *items)))
             return False, None
 
     def _alternatives(self, section: str, name: str, info: FieldInfo, given: _Given) -> list[Any]:
@@ -327,7 +328,7 @@ class _Resolver:
     def _measure(self) -> dict[str, dict[str, Any]]:
         given = self.given.get("measure")
         if given is None:
-            return {name: {"every": 1} for name in DEFAULT_MEASURES}
+            return {name: MEASURES[name].model_validate({}).model_dump() for name in DEFAULT_MEASURES}
         value = given.value
         if isinstance(value, str):
             value = [value]
@@ -344,29 +345,27 @@ class _Resolver:
         found = {}
         for name, options in value.items():
             if name not in MEASURES:
-                later = name in LATER_MEASURES
-                message = "not in this version" if later else f"no such measure{did_you_mean(name, MEASURES)}"
-                place = places.get(name, (name,))
-                self.problems.append(given.problem(f"{name}: {message}", place, at_key=name not in places))
+                message = f"{name}: no such measure{did_you_mean(name, MEASURES)}"
+                self.problems.append(given.problem(message, places.get(name, (name,)), at_key=name not in places))
                 continue
             found[name] = self._measure_options(given, name, options)
         return found
 
     def _measure_options(self, given: _Given, name: str, options: Any) -> dict[str, Any]:
         options = {} if options is None else options
+        known = MEASURES[name].model_fields
         if not isinstance(options, dict):
             self.problems.append(given.problem(f"{name}: its options are a mapping, such as {{every: 5}}", (name,)))
-            return {"every": 1}
-        for key in options:
-            if key != "every":
-                hint = did_you_mean(str(key), ["every"])
+            return {}
+        found = {key: info.default for key, info in known.items()}
+        for key, value in options.items():
+            if key not in known:
+                hint = did_you_mean(str(key), known)
                 self.problems.append(given.problem(f"{name}.{key}: no such option{hint}", (name, key), at_key=True))
-        every = options.get("every", 1)
-        if isinstance(every, bool) or not isinstance(every, int) or every < 0:
-            message = f"{name}.every: a whole number of epochs (0 = first and last) is expected, not {every!r:.60}"
-            self.problems.append(given.problem(message, (name, "every")))
-            every = 1
-        return {"every": every}
+                continue
+            ok, checked = self._validate(known[key], given, value, (name, key), f"{name}.{key}: ")
+            found[key] = checked if ok else known[key].default
+        return found
 
     def _claims(self) -> tuple[Claim, ...]:
         given = self.given.get("claims")

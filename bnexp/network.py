@@ -21,7 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnexp.norms import Statistics, affine_transform, normalize_by_batch, normalize_by_statistics
+from bnexp.noise import Noise, apply_noise
+from bnexp.norms import (
+    Statistics,
+    affine_transform,
+    as_ghosts,
+    normalize_by_batch,
+    normalize_by_statistics,
+)
 from bnexp.plan import Run, Structure
 from bnexp.rng import stream
 
@@ -29,12 +36,29 @@ Parameters = dict[str, Tensor]
 Taps = list[dict[str, Tensor]]
 
 
+class Batch(NamedTuple):
+    """What one step trains on: x [run, in, sample], targets [run, sample], and how norms treat it.
+
+    ``ghost_size``: the norm looks at groups of that many samples, each alone; 0 means all samples together. ``noise``:
+    of each hidden layer, after its norm; empty for none.
+    """
+
+    x: Tensor
+    targets: Tensor
+    ghost_size: int = 0
+    noise: Sequence[Noise] = ()
+
+
 class Pass(NamedTuple):
-    """One forward pass: logits [run, out, sample], the batch statistics of each normalised layer, the taps."""
+    """One forward pass: logits [run, out, sample], the batch statistics of each normalised layer, the taps.
+
+    With ghosts the statistics are [run, unit, ghost]. ``outputs``: what each hidden layer hands to the next.
+    """
 
     logits: Tensor
     statistics: list[Statistics]
     taps: Taps
+    outputs: list[Tensor]
 
 
 class Gradients(NamedTuple):
@@ -83,6 +107,8 @@ def forward(
     structure: Structure,
     given: Sequence[Statistics] | None = None,
     *,
+    ghost_size: int = 0,
+    noise: Sequence[Noise] = (),
     with_taps: bool = False,
 ) -> Pass:
     """Run the network on x [run, in, sample].
@@ -94,28 +120,41 @@ def forward(
     g = ACTIVATIONS[structure.activation]
     statistics: list[Statistics] = []
     taps: Taps = []
+    outputs: list[Tensor] = []
     for layer in range(1, structure.n_layers):
         here: dict[str, Tensor] = {}
         x = here["preactivation"] = product(parameters[f"weight{layer}"], x, parameters.get(f"bias{layer}"))
         if structure.placement == "post":
             x = here["activation"] = g(x)
-        if structure.normalizes and given is None:
-            x, batch = normalize_by_batch(x, structure.center, structure.scale, structure.eps)
-            statistics.append(batch)
-            here["standardized"] = x
-        elif structure.normalizes and given is not None:
-            x = normalize_by_statistics(x, given[layer - 1], structure.center, structure.scale, structure.eps)
+        if structure.normalizes:
+            if given is None:
+                x, batch = _normalize(x, structure, ghost_size)
+                statistics.append(batch)
+            else:
+                x = normalize_by_statistics(x, given[layer - 1], structure.center, structure.scale, structure.eps)
             here["standardized"] = x
         if f"gamma{layer}" in parameters:
             x = here["affine"] = affine_transform(x, parameters[f"gamma{layer}"], parameters[f"beta{layer}"])
+        if noise:
+            x = apply_noise(x, noise[layer - 1], structure.scale)
         if structure.placement == "pre":
             x = here["activation"] = g(x)
         if with_taps:
             taps.append(here)
+            outputs.append(x)
     logits = product(parameters[f"weight{structure.n_layers}"], x, parameters[f"bias{structure.n_layers}"])
     if with_taps:
         taps.append({"preactivation": logits})
-    return Pass(logits, statistics, taps)
+    return Pass(logits, statistics, taps, outputs)
+
+
+def _normalize(a: Tensor, structure: Structure, ghost_size: int) -> tuple[Tensor, Statistics]:
+    """â by the batch's own statistics, or each ghost's; and these statistics, [run, unit] or [run, unit, ghost]."""
+    found, statistics = normalize_by_batch(as_ghosts(a, ghost_size), structure.center, structure.scale, structure.eps)
+    if not ghost_size:
+        return found, statistics
+    shape = (*a.shape[:2], -1)
+    return found.view(a.shape), Statistics(statistics.mean.view(shape), statistics.variance.view(shape))
 
 
 def losses(logits: Tensor, targets: Tensor, structure: Structure) -> Tensor:
@@ -126,16 +165,14 @@ def losses(logits: Tensor, targets: Tensor, structure: Structure) -> Tensor:
     return error * error
 
 
-def loss_and_gradients_by_autograd(
-    parameters: Parameters, x: Tensor, targets: Tensor, structure: Structure
-) -> Gradients:
+def loss_and_gradients_by_autograd(parameters: Parameters, batch: Batch, structure: Structure) -> Gradients:
     """What ``bnexp.gradients.loss_and_gradients`` computes, by autograd: its twin, short and slower.
 
     Autograd needs one number, so the losses are summed over runs; no run's gradient depends on another's loss.
     """
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
-    result = forward(leaves, x, structure)
-    loss = losses(result.logits, targets, structure).mean(-1)
+    result = forward(leaves, batch.x, structure, ghost_size=batch.ghost_size, noise=batch.noise)
+    loss = losses(result.logits, batch.targets, structure).mean(-1)
     gradients = torch.autograd.grad(loss.sum(), list(leaves.values()))
     return Gradients(
         loss.detach(), result.logits.detach(), dict(zip(leaves, gradients, strict=True)), result.statistics

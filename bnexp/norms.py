@@ -74,6 +74,14 @@ def normalize_by_batch(a: Tensor, center: bool, scale: bool, eps: float) -> tupl
     return (centered if center else a), statistics
 
 
+def as_ghosts(a: Tensor, ghost_size: int) -> Tensor:
+    """[run, unit, sample] → [run, unit × ghost, ghost_size]: each ghost batch a unit of its own (Hoffer et al. 2017).
+
+    The same tensor if ``ghost_size`` is 0; it divides the number of samples.
+    """
+    return a.reshape(a.shape[0], -1, ghost_size) if ghost_size else a
+
+
 def gradient_by_batch(
     gradient: Tensor, a: Tensor, statistics: Statistics, center: bool, scale: bool, eps: float
 ) -> Tensor:
@@ -117,8 +125,14 @@ def affine_transform(normalized: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 def update_running(running: Statistics, batch: Statistics, momentum: Tensor, batch_size: int) -> Statistics:
     """Move running statistics towards the batch's as torch.nn.BatchNorm1d does: r ← (1 − m)·r + m·batch.
 
-    The running variance uses the unbiased batch variance, σ²·B/(B − 1); ``momentum`` has shape [run, 1].
+    The running variance uses the unbiased batch variance, σ²·B/(B − 1); ``momentum`` has shape [run, 1]. Statistics of
+    ghosts [run, unit, ghost] move it one after the other (Hoffer et al. 2017, Alg. 1); B is then a ghost's size.
     """
+    if batch.mean.dim() == 3:
+        for ghost in range(batch.mean.shape[-1]):
+            one = Statistics(batch.mean[..., ghost], batch.variance[..., ghost])
+            running = update_running(running, one, momentum, batch_size)
+        return running
     unbiased = batch.variance * (batch_size / (batch_size - 1))
     return Statistics(
         running.mean + momentum * (batch.mean - running.mean),

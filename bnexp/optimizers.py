@@ -7,7 +7,7 @@ differently in a vector's tail, and a stacked run must equal the same run alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,24 +15,27 @@ from torch import Tensor
 
 from bnexp.network import Parameters
 from bnexp.plan import Run, Structure
+from bnexp.trained import trained_masks
 
 State = dict[str, Tensor]
 
 
 class Knobs(NamedTuple):
-    """What an update needs to know of each run, as tensors of shape [run]; masks are 1 where γ (β) is learned."""
+    """What an update needs to know of each run, as tensors of shape [run].
+
+    ``masks``: for parameters that some run does not train, 1 where it is trained, else 0; it broadcasts to the
+    parameter. Parameters that all runs train have none.
+    """
 
     momentum: Tensor
     weight_decay: Tensor
     norm_decay: Tensor
     adam_eps: Tensor
-    gamma_mask: Tensor
-    beta_mask: Tensor
+    masks: Mapping[str, Tensor]
     # Whether any run of the stack uses the knob; leaving out a product with 0 or 1 changes no bit.
     any_momentum: bool
     any_weight_decay: bool
     any_norm_decay: bool
-    any_frozen: bool
 
 
 class Optimizer(NamedTuple):
@@ -42,25 +45,23 @@ class Optimizer(NamedTuple):
     update: Callable[[Parameters, Parameters, State, Knobs, Tensor], None]
 
 
-def make_knobs(runs: Sequence[Run], dtype: torch.dtype, device: torch.device) -> Knobs:
+def make_knobs(structure: Structure, runs: Sequence[Run], dtype: torch.dtype, device: torch.device) -> Knobs:
     """Collect the runs' knobs into tensors."""
     train = [run.setting.train for run in runs]
 
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=device)
 
-    masks = [[float(run.switches.gamma) for run in runs], [float(run.switches.beta) for run in runs]]
+    masks = {name: mask.to(dtype=dtype, device=device) for name, mask in trained_masks(structure, runs).items()}
     return Knobs(
         column([t.momentum for t in train]),
         column([t.weight_decay for t in train]),
         column([t.norm_decay for t in train]),
         column([t.adam_eps for t in train]),
-        column(masks[0]),
-        column(masks[1]),
+        masks,
         any(t.momentum for t in train),
         any(t.weight_decay for t in train),
         any(t.norm_decay for t in train),
-        not all(masks[0]) or not all(masks[1]),
     )
 
 
@@ -112,16 +113,12 @@ def _adam(decay1: float, decay2: float) -> Optimizer:
 
 
 def _decayed(name: str, parameter: Tensor, gradient: Tensor, knobs: Knobs) -> Tensor:
-    """The gradient with L2 decay (weights: weight_decay; γ, β: norm_decay), zero where γ or β is not learned."""
-    if name.startswith("weight"):
-        return gradient + _like(knobs.weight_decay, parameter) * parameter if knobs.any_weight_decay else gradient
-    if name.startswith("bias"):
-        return gradient
-    if knobs.any_norm_decay:
+    """The gradient with L2 decay (weights: weight_decay; γ, β: norm_decay), zero where a number is not trained."""
+    if name.startswith("weight") and knobs.any_weight_decay:
+        gradient = gradient + _like(knobs.weight_decay, parameter) * parameter
+    elif name.startswith(("gamma", "beta")) and knobs.any_norm_decay:
         gradient = gradient + _like(knobs.norm_decay, parameter) * parameter
-    if knobs.any_frozen:
-        gradient = gradient * _like(knobs.gamma_mask if name.startswith("gamma") else knobs.beta_mask, parameter)
-    return gradient
+    return gradient * knobs.masks[name] if name in knobs.masks else gradient
 
 
 def _like(per_run: Tensor, parameter: Tensor) -> Tensor:

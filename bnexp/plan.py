@@ -49,6 +49,8 @@ class Structure:
     adam_betas: tuple[float, float]
     schedule: str
     step_every: int
+    noise: str
+    ghost_size: int
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -76,14 +78,18 @@ class Structure:
         whole, rest = divmod(self.shape.n_train, self.batch_size)
         return whole + (1 if rest and self.last_batch == "keep" else 0)
 
-    def n_parameters(self, switches: Switches) -> int:
-        """Trained numbers of one run: weights, biases, and γ, β where they are learned."""
-        count = 0
-        for layer, (n_in, n_out) in enumerate(zip(self.widths, self.widths[1:], strict=False), start=1):
-            count += n_in * n_out + (n_out if self.has_bias(layer) else 0)
-            if layer < self.n_layers:
-                count += n_out * (switches.gamma + switches.beta)
-        return count
+    def n_norm_parameters(self, switches: Switches) -> int:
+        """How many γ and β the norm learns."""
+        return sum(self.hidden) * (switches.gamma + switches.beta)
+
+    def n_parameters(self, switches: Switches, only: str = "all") -> int:
+        """Trained numbers of one run: weights, biases, and γ, β where they are learned; fewer by ``train.only``."""
+        sizes = [
+            n_in * n_out + (n_out if self.has_bias(layer) else 0)
+            for layer, (n_in, n_out) in enumerate(zip(self.widths, self.widths[1:], strict=False), start=1)
+        ]
+        linear = {"all": sum(sizes), "norm+output": sizes[-1], "norm": 0, "random": 0}[only]
+        return linear + self.n_norm_parameters(switches)
 
 
 @dataclass(frozen=True)
@@ -191,6 +197,8 @@ def structure_of(setting: Setting, shape: DataShape) -> Structure:
         adam_betas=train.adam_betas,
         schedule=train.schedule,
         step_every=train.step_every,
+        noise=model.noise,
+        ghost_size=model.ghost_size if switches.uses_statistics else 0,
     )
 
 
@@ -229,5 +237,23 @@ def check_against_data(spec: Spec, shapes: Mapping[DataFields, DataShape]) -> No
         elif train.last_batch == "keep" and shape.n_train % size == 1 and NORMS[setting.model.norm].uses_statistics:
             message = f"the last minibatch would hold 1 of {shape.n_train} rows, and one row has no variance; use drop"
             problems.append(spec.locate(setting, "train.last_batch", message))
+        problems += _ghost_and_random(spec, setting, shape, size)
     if problems:
         raise SpecError(dict.fromkeys(problems))
+
+
+def _ghost_and_random(spec: Spec, setting: Setting, shape: DataShape, size: int) -> list[Problem]:
+    """Problems of a ghost size with the whole data as its batch, and of more random weights than there are."""
+    problems: list[Problem] = []
+    model, switches = setting.model, NORMS[setting.model.norm]
+    if setting.train.batch_size == "full" and model.ghost_size and size % model.ghost_size:
+        message = f"{model.ghost_size} does not divide the batch of all {size} training rows"
+        problems.append(spec.locate(setting, "model.ghost_size", message))
+    structure = structure_of(setting, shape)
+    weights = sum(n_in * n_out for n_in, n_out in zip(structure.widths, structure.widths[1:], strict=False))
+    if setting.train.only == "random" and structure.n_norm_parameters(switches) > weights:
+        message = (
+            f"random: the norm has {structure.n_norm_parameters(switches)} γ and β, but there are {weights} weights"
+        )
+        problems.append(spec.locate(setting, "train.only", message))
+    return problems

@@ -11,14 +11,14 @@ from typing import Literal
 
 import numpy as np
 
-Purpose = Literal["init", "order", "labels", "noise", "data", "split", "subset", "signs"]
+Purpose = Literal["init", "order", "labels", "noise", "only", "data", "split", "subset", "signs"]
 
 
 def stream(seed: int, purpose: Purpose, index: int = 0) -> np.random.Generator:
     """Return the random generator of a purpose.
 
-    ``index`` is the layer for ``init`` (from 1), the epoch for ``order`` (from 1), and 0 elsewhere. The generator is
-    Philox, keyed by 128 bits of the SHA-256 of the three.
+    ``index`` is the layer for ``init``, the epoch for ``order``, the step for ``noise`` (each from 1), and 0 elsewhere.
+    The generator is Philox, keyed by 128 bits of the SHA-256 of the three.
     """
     digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))

@@ -148,10 +148,47 @@ class StudyFields(Fields):
     )
 
 
+class MeasureOptions(Fields):
+    """What every measure can be told."""
+
+    every: Annotated[int, Field(ge=0)] = Field(1, description="epochs between readings; 0 = first and last")
+
+
+class ShiftOptions(MeasureOptions):
+    """Options of ``shift``."""
+
+    steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="also read the tracked units every so many steps (shift_steps.csv); 0 = never"
+    )
+
+
+class LandscapeOptions(MeasureOptions):
+    """Options of ``landscape``."""
+
+    relative: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="also walk in steps of [1/2, 4] times this share of the weights' norm; 0 = not"
+    )
+
+
+class FinalOptions(MeasureOptions):
+    """Options of a measure that is read at the first and last epoch unless it is asked for more."""
+
+    every: Annotated[int, Field(ge=0)] = Field(0, description="epochs between readings; 0 = first and last")
+
+
+MEASURES: dict[str, type[MeasureOptions]] = {
+    "activations": MeasureOptions,
+    "parameters": MeasureOptions,
+    "shift": ShiftOptions,
+    "ics": MeasureOptions,
+    "landscape": LandscapeOptions,
+    "identity": FinalOptions,
+    "rank": MeasureOptions,
+    "gradients": MeasureOptions,
+    "predictions": FinalOptions,
+}
 SECTIONS: dict[str, type[Fields]] = {"data": DataFields, "model": ModelFields, "train": TrainFields}
-MEASURES = ("activations", "parameters")
 DEFAULT_MEASURES = ("activations", "parameters")
-LATER_MEASURES = ("shift", "ics", "landscape", "identity", "rank", "gradients", "predictions")
 DEFAULT_SEEDS = 10
 
 
@@ -295,12 +332,14 @@ def contradictions(setting: Setting) -> Iterator[tuple[str, str]]:
             yield "model.gamma_init", "standardize needs norm affine and both gamma_init and beta_init: standardize"
     if model.weight_init == "gaussian" and model.weight_sd is None:
         yield "model.weight_init", "gaussian needs model.weight_sd, the SD of the weights"
-    if model.noise != "none":
-        yield "model.noise", "not in this version"
-    if model.ghost_size:
-        yield "model.ghost_size", "not in this version"
-    if train.only != "all":
-        yield "train.only", "not in this version"
+    if train.only != "all" and not (switches.gamma or switches.beta):
+        yield "train.only", f"{train.only} needs a norm that learns γ or β; norm {model.norm} learns neither"
+    if model.ghost_size == 1 and switches.uses_statistics:
+        yield "model.ghost_size", f"1 row has no variance: norm {model.norm} needs at least 2"
+    if model.ghost_size and isinstance(train.batch_size, int) and train.batch_size % model.ghost_size:
+        yield "model.ghost_size", f"{model.ghost_size} does not divide the batch of {train.batch_size} rows"
+    if model.ghost_size and train.last_batch == "keep":
+        yield "model.ghost_size", "needs last_batch drop: an incomplete minibatch does not divide into ghosts"
     if train.nesterov and not (train.optimizer == "sgd" and train.momentum > 0):
         yield "train.nesterov", "needs optimizer sgd and momentum above 0"
     if train.momentum and train.optimizer != "sgd":

@@ -14,8 +14,8 @@ from typing import Any
 from bnexp.layout import OUTCOMES, Column, Table
 from bnexp.measures import MEASURES, Record
 from bnexp.plan import Run
+from bnexp.recording import Epoch, Outcome
 from bnexp.spec import Spec
-from bnexp.training import Epoch, Outcome
 
 _METRIC_MEANING = {
     "train": "mean over the epoch's minibatches, each taken before its step, by batch statistics",

@@ -119,9 +119,13 @@ BAD = {
     "missing data file": ("data: {name: csv, path: none.csv, target: y}", "none.csv"),
     "nan in features": ("data: {name: csv, path: nan.csv, target: y}", "nan.csv:row 3, column 'x'"),
     "target out of range": ("data: {name: npz, path: labels.npz}", "labels.npz"),
-    "not in this version": (
-        "data: digits\nmodel: {noise: santurkar}",
-        "bad.yaml:2:16: error: model.noise: not in this version",
+    "ghosts that do not divide": (
+        "data: digits\nmodel: {ghost_size: 7}",
+        "bad.yaml:2:21: error: model.ghost_size: 7 does not divide",
+    ),
+    "ghosts that do not divide all rows": (
+        "data: digits\nmodel: {ghost_size: 7}\ntrain: {batch_size: full}",
+        "bad.yaml:2:21: error: model.ghost_size: 7 does not divide the batch of all",
     ),
 }
 

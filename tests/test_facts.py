@@ -9,6 +9,7 @@ from tools import make_dataset, make_spec, outcome_of_each, runs_of, train_runs
 
 from bnexp.gradients import loss_and_gradients
 from bnexp.network import (
+    Batch,
     calibrate,
     forward,
     init_ids,
@@ -161,8 +162,8 @@ def test_neutral_gamma_and_beta_are_standardization(placement, activation):
     _, dataset, runs, plain = network(f"model: {{norm: standardize, {shape}}}\nseeds: 2")
     _, _, full_runs, full = network(f"model: {{norm: full, {shape}}}\nseeds: 2", dataset)
     x, targets = rows_of(dataset, 2), torch.from_numpy(dataset.train.targets).expand(2, -1)
-    ours = loss_and_gradients(plain, x, targets, runs[0].structure)
-    theirs = loss_and_gradients(full, x, targets, full_runs[0].structure)
+    ours = loss_and_gradients(plain, Batch(x, targets), runs[0].structure)
+    theirs = loss_and_gradients(full, Batch(x, targets), full_runs[0].structure)
     assert torch.equal(ours.logits, theirs.logits)
     assert all(torch.equal(gradient, theirs.gradients[name]) for name, gradient in ours.gradients.items())
 

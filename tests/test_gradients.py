@@ -6,8 +6,9 @@ import pytest
 import torch
 from tools import make_dataset, make_spec, runs_of
 
-from bnexp.gradients import loss_and_gradients
-from bnexp.network import initialize, loss_and_gradients_by_autograd
+from bnexp.batches import Rows
+from bnexp.gradients import loss_and_gradients, preactivation_gradients
+from bnexp.network import Batch, initialize, loss_and_gradients_by_autograd, losses
 
 NORM_GROUPS = ["[none, affine]", "[standardize, full, gamma, beta]", "[center]", "[scale]", "[none]", "[standardize]"]
 
@@ -27,11 +28,58 @@ def test_by_hand_equals_autograd(norms, placement, activation, n_classes):
         x = torch.from_numpy(dataset.train.features[:n]).double().T.expand(len(runs), -1, -1)
         targets = torch.from_numpy(dataset.train.targets[:n])
         targets = (targets if n_classes > 1 else targets.double()).expand(len(runs), -1)
-        ours = loss_and_gradients(parameters, x, targets, structure)
-        twin = loss_and_gradients_by_autograd(parameters, x, targets, structure)
-        assert torch.equal(ours.loss, twin.loss)
-        assert torch.equal(ours.logits, twin.logits)
-        assert list(ours.gradients) == list(parameters)
-        largest = max(gradient.abs().max() for gradient in twin.gradients.values())
-        for name, gradient in twin.gradients.items():
-            assert (ours.gradients[name] - gradient).abs().max() <= 1e-11 * largest, name
+        assert_equals_autograd(parameters, Batch(x, targets), structure)
+
+
+def assert_equals_autograd(parameters, batch, structure):
+    ours = loss_and_gradients(parameters, batch, structure)
+    twin = loss_and_gradients_by_autograd(parameters, batch, structure)
+    assert torch.equal(ours.loss, twin.loss)
+    assert torch.equal(ours.logits, twin.logits)
+    assert list(ours.gradients) == list(parameters)
+    largest = max(gradient.abs().max() for gradient in twin.gradients.values())
+    for name, gradient in twin.gradients.items():
+        assert (ours.gradients[name] - gradient).abs().max() <= 1e-11 * largest, name
+
+
+@pytest.mark.parametrize(("ghost_size", "noise"), [(4, "none"), (0, "santurkar"), (6, "santurkar")])
+@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("norms", NORM_GROUPS)
+def test_by_hand_equals_autograd_with_ghosts_and_noise(norms, placement, ghost_size, noise):
+    dataset = make_dataset()
+    spec = make_spec(
+        f"data: digits\nmodel: {{hidden: [7, 6], activation: tanh, norm: {norms}, placement: {placement}, eps: 1e-2,"
+        f" noise: {noise}, ghost_size: {ghost_size}}}\ntrain: {{batch_size: 12}}\nseeds: 2"
+    )
+    runs = runs_of(spec, dataset)
+    structure = runs[0].structure
+    parameters = initialize(structure, runs, torch.float64)
+    rows = Rows(structure, runs, dataset, torch.float64, torch.device("cpu"))
+    batch = next(iter(rows.minibatches(1)))
+    assert batch.ghost_size == (ghost_size if structure.normalizes else 0)
+    assert bool(batch.noise) == (noise == "santurkar")
+    assert_equals_autograd(parameters, batch, structure)
+
+
+def test_gradients_of_preactivations_equal_autograd():
+    dataset = make_dataset()
+    spec = make_spec("data: digits\nmodel: {hidden: [7, 6], norm: full, placement: post}\nseeds: 2")
+    runs = runs_of(spec, dataset)
+    structure = runs[0].structure
+    parameters = initialize(structure, runs, torch.float64)
+    batch = next(iter(Rows(structure, runs, dataset, torch.float64, torch.device("cpu")).minibatches(1)))
+    for layer, found in enumerate(preactivation_gradients(parameters, batch, structure), start=1):
+        # An offset for every sample stands for the preactivation itself.
+        if layer < structure.n_layers:
+            offset = torch.zeros_like(found, requires_grad=True)
+            x = batch.x
+            for place in range(1, structure.n_layers):
+                a = parameters[f"weight{place}"] @ x + parameters[f"bias{place}"][:, :, None]
+                a = torch.sigmoid(a + offset if place == layer else a)
+                variance, mean = torch.var_mean(a, -1, correction=0, keepdim=True)
+                x = (a - mean) / (variance + structure.eps).sqrt() * parameters[f"gamma{place}"][:, :, None]
+                x = x + parameters[f"beta{place}"][:, :, None]
+            logits = parameters[f"weight{structure.n_layers}"] @ x + parameters[f"bias{structure.n_layers}"][:, :, None]
+            loss = losses(logits, batch.targets, structure).mean(-1).sum()
+            (expected,) = torch.autograd.grad(loss, offset)
+            assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()

@@ -15,10 +15,14 @@ PACKAGE = ROOT / "bnexp"
 FILES = sorted(PACKAGE.rglob("*.py"))
 TORCH_WING = {
     "norms",
+    "noise",
+    "trained",
     "network",
     "gradients",
     "optimizers",
     "evaluation",
+    "batches",
+    "recording",
     "training",
     "executors",
     "experiment",

@@ -122,7 +122,7 @@ def test_all_mistakes_come_at_once_with_their_places():
             "modle: {}",
             "seeds: -1",
             "evaluate: [runing]",
-            "measure: [activation, shift]",
+            "measure: [activation, shfit]",
             "claims: [{claim: a, expct: less}]",
         ]
     )
@@ -141,7 +141,7 @@ def test_all_mistakes_come_at_once_with_their_places():
         "5:8": "a count (10), a list",
         "6:12": "did you mean 'running'?",
         "7:11": "did you mean 'activations'?",
-        "7:23": "not in this version",
+        "7:23": "did you mean 'shift'?",
         "8:21": "did you mean 'expect'?",
     }
     for place, words in expected.items():
@@ -156,9 +156,12 @@ def test_all_mistakes_come_at_once_with_their_places():
         ("data: digits\ntrain: {lr: []}", "empty list"),
         ("data: digits\ntrain: {lr: [1, 1.0]}", "twice"),
         ("data: {name: csv, path: [a, b], target: y}", "one value"),
-        ("data: digits\nmodel: {noise: santurkar}", "not in this version"),
-        ("data: digits\nmodel: {ghost_size: 8}", "not in this version"),
-        ("data: digits\ntrain: {only: norm}", "not in this version"),
+        ("data: digits\nmodel: {ghost_size: 12}", "12 does not divide the batch of 32 rows"),
+        ("data: digits\nmodel: {ghost_size: 1}", "1 row has no variance"),
+        ("data: digits\nmodel: {ghost_size: 8}\ntrain: {last_batch: keep}", "needs last_batch drop"),
+        ("data: digits\nmodel: {norm: standardize}\ntrain: {only: norm}", "learns neither"),
+        ("data: digits\nmeasure: {shift: {steps: -1}}", "shift.steps: input should be greater than or equal to 0"),
+        ("data: digits\nmeasure: {ics: {steps: 1}}", "ics.steps: no such option"),
         ("data: digits\nmodel: {gamma_init: identity}", "both gamma_init and beta_init"),
         ("data: digits\nmodel: {norm: affine, gamma_init: identity, beta_init: identity}", "needs norm full"),
         ("data: digits\nmodel: {gamma_init: standardize, beta_init: standardize}", "needs norm affine"),

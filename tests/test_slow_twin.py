@@ -8,7 +8,7 @@ import torch
 from tools import make_dataset, make_spec, runs_of, train_runs
 
 from bnexp.gradients import loss_and_gradients
-from bnexp.network import forward, initialize
+from bnexp.network import Batch, forward, initialize
 from bnexp.norms import NORMS, Statistics, normalize_by_statistics
 from bnexp.rng import stream
 
@@ -244,7 +244,7 @@ def test_gradients_equal_finite_differences_of_the_numpy_formula(norm):
     parameters = initialize(structure, runs, torch.float64)
     x = np.random.default_rng(1).normal(size=(6, 12))
     targets = np.random.default_rng(2).integers(0, 3, 12)
-    found = loss_and_gradients(parameters, torch.from_numpy(x)[None], torch.from_numpy(targets)[None], structure)
+    found = loss_and_gradients(parameters, Batch(torch.from_numpy(x)[None], torch.from_numpy(targets)[None]), structure)
 
     def loss(own):
         logits = numpy_network(own, x, runs[0].setting.model, structure.n_layers)

@@ -13,9 +13,10 @@ from bnexp import source
 from bnexp.data import Dataset, Rows
 from bnexp.loading import resolve
 from bnexp.plan import DataShape, Run, Shard, Stack, make_runs
+from bnexp.recording import Epoch, Options
 from bnexp.spec import Spec
 from bnexp.tables import encode, study_tables
-from bnexp.training import Epoch, Options, train
+from bnexp.training import train
 
 ROOT = Path(__file__).parents[1]
 MNIST = ROOT.parent / "shared" / "data" / "mnist"
@@ -60,9 +61,8 @@ def stack_of(runs: Sequence[Run]) -> Stack:
 
 def options_of(spec: Spec) -> Options:
     study = spec.study
-    cadence = {name: int(options["every"]) for name, options in spec.measure.items()}
     return Options(
-        study.evaluate, study.evaluate_every, study.fit_every, study.probe, study.track, study.learned_at, cadence
+        study.evaluate, study.evaluate_every, study.fit_every, study.probe, study.track, study.learned_at, spec.measure
     )
 
 

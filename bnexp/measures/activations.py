@@ -13,18 +13,16 @@ import torch
 from torch import Tensor
 
 from bnexp.layout import Column, Table
-from bnexp.measures.base import Measure, Reading, Record, learns_affine, tracked_units
+from bnexp.measures.base import LAYER, TAP, Measure, Reading, Record, learns_affine, tracked_units
 
 NEAR_ZERO = 0.05  # |x| at most this
 SATURATED_SLOPE = 0.0475  # sigmoid: g(1 − g) below this, i.e. g outside [.05, .95]
 SATURATED_TANH = 0.9
 PERCENTILES = (0.15, 0.50, 0.85)  # of the paper's Fig. 1
 
-_WHERE = (Column("layer", "", "weight layer, from 1; the last is the output"), Column("tap", "", "where it was read"))
-
 LAYER_TABLE = Table(
     "activations",
-    _WHERE,
+    (LAYER, TAP),
     (
         Column("mean", "activation", "mean over units of the unit means"),
         Column("mean_spread", "activation", "SD over units of the unit means"),
@@ -38,7 +36,7 @@ LAYER_TABLE = Table(
 )
 UNIT_TABLE = Table(
     "units",
-    (*_WHERE, Column("unit", "", "index of a tracked unit, from 0")),
+    (LAYER, TAP, Column("unit", "", "index of a tracked unit, from 0")),
     (
         Column("mean", "activation", "mean over the probe rows"),
         Column("sd", "activation", "biased SD over the probe rows"),

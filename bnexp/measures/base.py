@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from bnexp.layout import Table
+from bnexp.batches import Rows
+from bnexp.layout import Column, Table
+from bnexp.network import Batch
+from bnexp.norms import Statistics
+from bnexp.optimizers import Knobs, Optimizer
 from bnexp.plan import Run, Structure
+
+LAYER = Column("layer", "", "weight layer, from 1; the last is the output")
+TAP = Column("tap", "", "where it was read")
 
 
 class Record(NamedTuple):
@@ -26,27 +33,70 @@ class Record(NamedTuple):
     present: Sequence[bool] | None = None
 
 
-class Reading(NamedTuple):
-    """What a measure may look at, at the end of an epoch; it must change nothing.
+class LastStep(NamedTuple):
+    """An epoch's last step: the parameters before it, its gradients, and the learning rates [run] that it took."""
 
-    ``taps``: per layer, the probe set's activations [run, unit, sample] by the probe set's own batch statistics.
-    ``gradients``: of the epoch's last minibatch, before its step; None at epoch 0.
+    before: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+    lr: Tensor
+
+
+class Reading(NamedTuple):
+    """What a measure may look at, at the end of an epoch; it must change nothing but its own ``memory``.
+
+    ``probe``: the probe set with the labels trained on, the same rows for every run, neither noise nor ghosts.
+    ``taps``: per layer, the probe set's activations [run, unit, sample] by its own batch statistics. ``rows``: all
+    rows. ``running``: running statistics, one per hidden layer; empty without a norm. ``last``: None at epoch 0.
+    ``options``: the measure's own, as the spec has them. ``memory``: what the measure keeps from one reading to the
+    next; tensors with the run axis first.
     """
 
+    epoch: int
     parameters: Mapping[str, Tensor]
+    running: Sequence[Statistics]
+    probe: Batch
     taps: Sequence[Mapping[str, Tensor]]
-    gradients: Mapping[str, Tensor] | None
+    rows: Rows
+    last: LastStep | None
     structure: Structure
     runs: Sequence[Run]
     track: int
+    options: Mapping[str, Any]
+    memory: dict[str, Tensor]
+
+
+class NextStep(NamedTuple):
+    """What a measure may look at just before the first step of an epoch; it must change nothing.
+
+    ``batch`` is what the step will train on, ``state`` the optimizer's state before it, ``lr`` [run] its rates.
+    """
+
+    epoch: int
+    parameters: Mapping[str, Tensor]
+    batch: Batch
+    optimizer: Optimizer
+    state: Mapping[str, Tensor]
+    knobs: Knobs
+    lr: Tensor
+    structure: Structure
+    runs: Sequence[Run]
+    options: Mapping[str, Any]
 
 
 class Measure(NamedTuple):
-    """A named measure: its tables and its reader."""
+    """A named measure: its tables and when it reads.
+
+    ``read``: at the end of an epoch, and at epoch 0. ``read_step``: just before the first step of an epoch.
+    ``trace``: after every ``options["steps"]``-th step (from 1), with the number of the step. Each is called when due
+    by ``options["every"]``; the first and the last epoch always are; ``trace`` is due by the steps alone.
+    """
 
     name: str
     tables: tuple[Table, ...]
-    read: Callable[[Reading], Iterator[Record]]
+    read: Callable[[Reading], Iterator[Record]] | None = None
+    read_step: Callable[[NextStep], Iterator[Record]] | None = None
+    trace: Callable[[Reading, int], Iterator[Record]] | None = None
+    needs_last_step: bool = False
 
 
 def tracked_units(width: int, track: int) -> list[int]:

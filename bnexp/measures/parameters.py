@@ -1,44 +1,86 @@
-"""Norms of the parameters, per layer, and the gradient norm of the epoch's last minibatch."""
+"""Parameters per layer: their norms, and how the epoch's last step moved them.
+
+Of a step w ← w′ with gradient g and learning rate lr, per row w_u of a weight matrix (the weights into unit u), summed
+in float64, then averaged over rows:
+
+- cosine: |⟨w_u, g_u⟩|/(‖w_u‖‖g_u‖). Before a norm that divides by the unit's SD the loss does not depend on ‖w_u‖, so
+  w_u ⟂ g_u and the cosine is 0 up to ε;
+- effective learning rate: lr/‖w_u‖² (van Laarhoven 2017): such a unit's direction moves as if its weights had length 1;
+- growth residual: Σ_u|‖w′_u‖² − ‖w_u‖² − lr²‖g_u‖²| / Σ_u lr²‖g_u‖². By Pythagoras it is 0 where w_u ⟂ g_u (Arora, Li &
+  Lyu 2018). Only for plain SGD: without momentum, without decay, and with all weights trained.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from bnexp.layout import Column, Table
-from bnexp.measures.base import Measure, Reading, Record
+from bnexp.measures.base import LAYER, LastStep, Measure, Reading, Record
+from bnexp.plan import Run
 
+SMALL_GAMMA = 0.01  # |γ| below this: the unit is all but switched off
+
+_STEP = "the epoch's last step"
 TABLE = Table(
     "parameters",
-    (Column("layer", "", "weight layer, from 1; the last is the output"),),
+    (LAYER,),
     (
         Column("weight_norm", "weight", "Frobenius norm ‖W‖ of the weight matrix"),
         Column("bias_norm", "weight", "Euclidean norm of the bias, where there is one"),
         Column("gamma_norm", "1", "Euclidean norm of γ, where it is learned"),
         Column("beta_norm", "activation", "Euclidean norm of β, where it is learned"),
-        Column("gradient_norm", "loss/weight", "‖∂loss/∂W‖ on the epoch's last minibatch; empty at epoch 0"),
+        Column("gradient_norm", "loss/weight", f"‖∂loss/∂W‖ at {_STEP}; empty at epoch 0, as all that follow but one"),
+        Column("small_gamma", "share", f"units with |γ| < {SMALL_GAMMA}, where γ is learned; at epoch 0 too"),
+        Column("update_norm", "weight", f"‖ΔW‖ of {_STEP}"),
+        Column("weight_gradient_cosine", "1", f"mean over rows w of W of |cos(w, ∂loss/∂w)| at {_STEP}"),
+        Column("effective_lr", "1/weight²", f"mean over rows w of W of lr/‖w‖², before {_STEP}"),
+        Column(
+            "growth_residual",
+            "1",
+            "Σ|‖w′‖² − ‖w‖² − lr²‖∂loss/∂w‖²| over Σ lr²‖∂loss/∂w‖² over rows w of W, w′ the next; plain SGD only",
+        ),
     ),
 )
 
 
 def read(reading: Reading) -> Iterator[Record]:
     """Yield one row per layer; runs that differ in what exists come in separate records."""
-    kinds = sorted({(run.switches.gamma, run.switches.beta) for run in reading.runs})
+    kinds = sorted({_missing(run) for run in reading.runs}, key=sorted)
     for layer in range(1, reading.structure.n_layers + 1):
         found = {"weight_norm": norm(reading.parameters[f"weight{layer}"])}
         for name in ("bias", "gamma", "beta"):
             if f"{name}{layer}" in reading.parameters:
                 found[f"{name}_norm"] = norm(reading.parameters[f"{name}{layer}"])
-        if reading.gradients is not None:
-            found["gradient_norm"] = norm(reading.gradients[f"weight{layer}"])
-        for gamma, beta in kinds:
-            missing = _missing(gamma, beta)
+        if reading.last is not None:
+            found["gradient_norm"] = norm(reading.last.gradients[f"weight{layer}"])
+        if f"gamma{layer}" in reading.parameters:
+            found["small_gamma"] = (reading.parameters[f"gamma{layer}"].abs() < SMALL_GAMMA).to(torch.float64).mean(-1)
+        if reading.last is not None:
+            found |= step_columns(reading.last, reading.parameters, layer)
+        for missing in kinds:
             columns = [name for name in found if name not in missing]
-            present = [(run.switches.gamma, run.switches.beta) == (gamma, beta) for run in reading.runs]
-            values = torch.stack([found[name] for name in columns], 1)
+            present = [_missing(run) == missing for run in reading.runs]
+            values = torch.stack([found[name].double() for name in columns], 1)
             yield Record("parameters", (str(layer),), tuple(columns), values, present)
+
+
+def step_columns(step: LastStep, after: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:
+    """The columns that a step gives for a layer, each [run], float64."""
+    name = f"weight{layer}"
+    w, g, moved = step.before[name].double(), step.gradients[name].double(), after[name].double()
+    length, slope = (w * w).sum(-1), (g * g).sum(-1)  # ‖w‖², ‖g‖² [run, row]
+    step_length = step.lr.double()[:, None]
+    growth = step_length * step_length * slope
+    residual = (moved * moved).sum(-1) - length - growth
+    return {
+        "update_norm": norm(moved - w),
+        "weight_gradient_cosine": ((w * g).sum(-1).abs() / (length * slope).sqrt()).mean(-1),
+        "effective_lr": (step_length / length).mean(-1),
+        "growth_residual": residual.abs().sum(-1) / growth.sum(-1),
+    }
 
 
 def norm(parameter: Tensor) -> Tensor:
@@ -47,8 +89,21 @@ def norm(parameter: Tensor) -> Tensor:
     return (flat * flat).sum(-1).sqrt()
 
 
-def _missing(gamma: bool, beta: bool) -> set[str]:
-    return {name for name, learned in (("gamma_norm", gamma), ("beta_norm", beta)) if not learned}
+def is_plain_sgd(run: Run) -> bool:
+    """Whether a run's step is w − lr·∂loss/∂w, for every weight."""
+    train = run.setting.train
+    return train.optimizer == "sgd" and not train.momentum and not train.weight_decay and train.only == "all"
 
 
-PARAMETERS = Measure("parameters", (TABLE,), read)
+def _missing(run: Run) -> frozenset[str]:
+    """Columns that do not exist for a run."""
+    exists = {
+        "gamma_norm": run.switches.gamma,
+        "small_gamma": run.switches.gamma,
+        "beta_norm": run.switches.beta,
+        "growth_residual": is_plain_sgd(run),
+    }
+    return frozenset(name for name, there in exists.items() if not there)
+
+
+PARAMETERS = Measure("parameters", (TABLE,), read, needs_last_step=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bnexp.layout import OUTCOME_COLUMNS
 from bnexp.measures import MEASURES
+from bnexp.spec import MEASURES as MEASURE_OPTIONS
 from bnexp.spec import SECTIONS, StudyFields, is_axis, leaf, show
 from bnexp.tables import curve_table
 
@@ -27,6 +28,9 @@ def spec_reference() -> list[str]:
             lines.append(row(f"`{section}.{name}`", default, axis, (info.description or "") + column))
     for name, info in StudyFields.model_fields.items():
         lines.append(row(f"`{name}`", show(info.default), "", info.description or ""))
+    for name, options in MEASURE_OPTIONS.items():
+        for option, info in options.model_fields.items():
+            lines.append(row(f"`measure.{name}.{option}`", show(info.default), "", info.description or ""))
     return lines
 
 

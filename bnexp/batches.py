@@ -1,0 +1,91 @@
+"""The rows on the device, and the minibatches of every run.
+
+Row orders are a function of (seed, epoch) alone, noise of (seed, step): runs of one seed share both. With batch size
+``full`` the rows stay in stored order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bnexp.data import Dataset, noisy_labels
+from bnexp.network import Batch
+from bnexp.noise import Noise, draw_noise
+from bnexp.plan import Run, Structure
+from bnexp.rng import stream
+
+
+class Rows:
+    """A data set on the device: ``train_x`` [n, in], ``fit_targets`` [run or 1, n] as trained on, and what is held out.
+
+    ``validation`` and ``test`` are (x [n, in], targets [n]).
+    """
+
+    def __init__(
+        self, structure: Structure, runs: Sequence[Run], dataset: Dataset, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.structure, self.device, self.dtype = structure, device, dtype
+        self.seeds = list(dict.fromkeys(run.seed for run in runs))
+        self.seed_of_run = torch.tensor([self.seeds.index(run.seed) for run in runs])
+
+        def put(array: np.ndarray[Any, Any]) -> Tensor:
+            tensor = torch.from_numpy(array)
+            return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else torch.int64)
+
+        self.train_x, self.train_targets = put(dataset.train.features), put(dataset.train.targets)
+        self.validation = (put(dataset.validation.features), put(dataset.validation.targets))
+        self.test = (put(dataset.test.features), put(dataset.test.targets))
+        # Targets trained on, one row per run, or one for all where there is no label noise.
+        self.fit_targets = self.train_targets[None]
+        noise = structure.data.label_noise
+        if noise:
+            labels = np.stack([noisy_labels(dataset, noise, seed) for seed in self.seeds])
+            self.fit_targets = put(labels)[self.seed_of_run.to(device)]
+
+    def orders(self, epoch: int) -> list[np.ndarray[Any, Any]]:
+        """Row order of an epoch (from 1), one array per seed."""
+        n = self.structure.shape.n_train
+        if self.structure.full_batch:
+            return [np.arange(n)] * len(self.seeds)
+        return [stream(seed, "order", epoch).permutation(n) for seed in self.seeds]
+
+    def order_ids(self) -> list[str]:
+        """Each run's order_id."""
+        found = order_ids(self.orders(1))
+        return [found[index] for index in self.seed_of_run.tolist()]
+
+    def minibatches(self, epoch: int) -> Iterator[Batch]:
+        """Yield the Batch of each step of an epoch (from 1)."""
+        n, size, steps = self.structure.shape.n_train, self.structure.batch_size, self.structure.steps_per_epoch
+        n_runs = len(self.seed_of_run)
+        order = torch.from_numpy(np.stack(self.orders(epoch)))[self.seed_of_run].to(self.device)
+        for step in range(steps):
+            index = order[:, step * size : min((step + 1) * size, n)]
+            x = self.train_x.index_select(0, index.reshape(-1)).view(n_runs, -1, self.structure.shape.n_inputs)
+            targets = self.fit_targets.expand(n_runs, -1).gather(1, index)
+            noise = self.noise((epoch - 1) * steps + step + 1, index.shape[1])
+            yield Batch(x.transpose(1, 2), targets, self.structure.ghost_size, noise)
+
+    def noise(self, step: int, n: int) -> list[Noise]:
+        """The noise of a step (from 1) on n samples, per hidden layer; empty where the structure has none."""
+        if self.structure.noise == "none":
+            return []
+        drawn = [draw_noise(seed, step, self.structure.hidden, n) for seed in self.seeds]
+        return [
+            Noise(*(self._per_run(parts) for parts in zip(*layer, strict=True))) for layer in zip(*drawn, strict=True)
+        ]
+
+    def _per_run(self, per_seed: Sequence[np.ndarray[Any, Any]]) -> Tensor:
+        stacked = torch.from_numpy(np.stack(per_seed)).to(self.dtype)
+        return stacked[self.seed_of_run].to(self.device)
+
+
+def order_ids(orders: Sequence[np.ndarray[Any, Any]]) -> list[str]:
+    """``o`` + 16 hex of SHA-256 over the first epoch's row indices (int64, little-endian)."""
+    return ["o" + hashlib.sha256(np.ascontiguousarray(o, dtype="<i8").tobytes()).hexdigest()[:16] for o in orders]

@@ -1,0 +1,57 @@
+"""Noise after the norm, drawn anew at every step: Santurkar et al. 2018, Alg. 1 ("noisy" batch norm).
+
+For each hidden unit j and step: μ_j ~ U(−.5, .5), σ_j ~ U(1, 1.25). For each sample i of the minibatch:
+m_ij ~ U(μ_j − .1, μ_j + .1), s_ij ~ N(σ_j, .1²). The norm's output y becomes
+
+    y′ = s·y + m                        where the norm scales, as in the paper: y is in units of its own SD
+    y′ = mean + s·(y − mean) + m·SD     elsewhere: the same noise in units of each unit's SD over the minibatch
+
+Mean and SD are not differentiated, so ∂y′/∂y = s in both. Only training is noisy. The draws are a function of
+(seed, noise, step) and of the widths: runs of one seed share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bnexp.rng import stream
+
+MEAN_RANGE = 0.5  # n_μ of the paper
+SCALE_RANGE = 1.25  # n_σ
+MEAN_SPREAD = 0.1  # r_μ
+SCALE_SD = 0.1  # r_σ
+
+
+class Noise(NamedTuple):
+    """Noise of one hidden layer: ``scale`` s and ``shift`` m, each [run, unit, sample]."""
+
+    scale: Tensor
+    shift: Tensor
+
+
+def draw_noise(seed: int, step: int, hidden: Sequence[int], n: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(s, m) of each hidden layer, float64 [unit, sample]; ``step`` counts the optimizer's steps from 1."""
+    generator = stream(seed, "noise", step)
+    drawn = []
+    for width in hidden:
+        mean = generator.uniform(-MEAN_RANGE, MEAN_RANGE, (width, 1))
+        center = generator.uniform(1, SCALE_RANGE, (width, 1))
+        shift = mean + generator.uniform(-MEAN_SPREAD, MEAN_SPREAD, (width, n))
+        drawn.append((center + SCALE_SD * generator.standard_normal((width, n)), shift))
+    return drawn
+
+
+def apply_noise(y: Tensor, noise: Noise, in_own_units: bool) -> Tensor:
+    """Return y′ of y [run, unit, sample]; ``in_own_units``: the norm scales, so y is in units of its SD already."""
+    if in_own_units:
+        return torch.addcmul(noise.shift, y, noise.scale)
+    fixed = y.detach()
+    mean = fixed.mean(-1, keepdim=True)
+    deviation = fixed - mean
+    sd = (deviation * deviation).mean(-1, keepdim=True).sqrt()
+    return mean + noise.scale * (y - mean) + noise.shift * sd

@@ -1,0 +1,225 @@
+"""What is kept of a training: epochs as records, and how each run ended. It looks, and changes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bnexp.batches import Rows
+from bnexp.evaluation import evaluate, population_statistics, probe_rows
+from bnexp.measures import MEASURES, LastStep, Measure, NextStep, Reading, Record
+from bnexp.network import Batch, Parameters, forward
+from bnexp.norms import Statistics
+from bnexp.plan import Run, Structure
+
+
+class Outcome(NamedTuple):
+    """How a run ended: status done or diverged, the epoch of divergence, whether it learned, its two identities."""
+
+    status: str
+    diverged_epoch: int | None
+    learned: bool
+    n_parameters: int
+    init_id: str
+    order_id: str
+    metrics: Mapping[str, float]  # at the last epoch; empty if diverged
+
+
+class Epoch(NamedTuple):
+    """What one epoch gave: records for the tables, the number of runs alive, and after the last epoch the outcomes.
+
+    ``arrays()`` copies everything that the run's end, or its continuation, needs.
+    """
+
+    number: int
+    records: Sequence[Record]
+    alive: Sequence[bool]
+    loss: float  # mean training loss of the runs that are finite, for the progress line
+    outcomes: Sequence[Outcome] | None
+    arrays: Callable[[], dict[str, np.ndarray[Any, Any]]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the study asks to be recorded: see ``bnexp.spec.StudyFields``; ``measure`` maps a measure to its options."""
+
+    evaluate: tuple[str, ...]
+    evaluate_every: int
+    fit_every: int
+    probe: int
+    track: int
+    learned_at: float
+    measure: Mapping[str, Mapping[str, Any]]
+
+
+class State(NamedTuple):
+    """A stack between two epochs. ``last`` and ``means`` (the minibatches') are None at epoch 0."""
+
+    parameters: Parameters
+    running: list[Statistics]
+    last: LastStep | None
+    means: Mapping[str, Tensor] | None
+    diverged: Sequence[int | None]
+    identities: Sequence[str]
+
+
+class Recorder:
+    """Turns the state after an epoch into records, outcomes and arrays."""
+
+    def __init__(self, structure: Structure, runs: Sequence[Run], rows: Rows, options: Options) -> None:
+        self.structure, self.runs, self.rows, self.options = structure, runs, rows, options
+        chosen = probe_rows(structure.shape.n_train, options.probe)
+        x = rows.train_x[chosen].expand(len(runs), -1, -1).contiguous().transpose(1, 2)
+        self.probe = Batch(x, rows.fit_targets[:, chosen].expand(len(runs), -1))
+        self.measures = [(MEASURES[name], options.measure[name]) for name in options.measure]
+        self.memory: dict[str, dict[str, Tensor]] = {name: {} for name in options.measure}
+        self.within: list[Record] = []  # what was read inside the epoch
+        self.predictions: Tensor | None = None
+
+    def due(self, every: int, epoch: int, first: int = 0) -> bool:
+        """Whether something with this cadence is due; the first and the last epoch always are."""
+        return epoch in (first, self.structure.epochs) or (every > 0 and epoch % every == 0)
+
+    # --- inside an epoch ----------------------------------------------------------------------------------------------
+
+    def before_first_step(self, step: NextStep) -> None:
+        """Let the measures look that read the first step of an epoch."""
+        for measure, options in self.measures:
+            if measure.read_step and self.due(options["every"], step.epoch, first=1):
+                self.within += measure.read_step(step._replace(options=options))
+
+    def reads_last_step(self, epoch: int) -> bool:
+        """Whether some measure will ask for the last step of this epoch."""
+        return any(m.needs_last_step and self.due(options["every"], epoch) for m, options in self.measures)
+
+    def after_step(self, epoch: int, step: int, parameters: Parameters, running: list[Statistics]) -> None:
+        """Let the measures look that read every so many steps."""
+        for measure, options in self.measures:
+            if measure.trace and options["steps"] and step % options["steps"] == 0:
+                reading = self._reading(epoch, parameters, running, None)
+                self.within += measure.trace(self._own(reading, measure, options), step)
+
+    def _reading(self, epoch: int, parameters: Parameters, running: list[Statistics], last: LastStep | None) -> Reading:
+        taps = forward(parameters, self.probe.x, self.structure, with_taps=True).taps
+        return Reading(
+            epoch, parameters, running, self.probe, taps, self.rows, last, self.structure, self.runs,
+            self.options.track, {}, {},
+        )  # fmt: skip
+
+    def _own(self, reading: Reading, measure: Measure, options: Mapping[str, Any]) -> Reading:
+        return reading._replace(options=options, memory=self.memory[measure.name])
+
+    # --- after an epoch -----------------------------------------------------------------------------------------------
+
+    def epoch(self, epoch: int, state: State) -> Epoch:
+        """Record what is due after an epoch. A diverged run's rows end with the epoch in which it diverged."""
+        present = [at is None or at == epoch for at in state.diverged]
+        records: list[Record] = []
+        curves = self._curves(epoch, state, present, records)
+        due = [(m, options) for m, options in self.measures if m.read and self.due(options["every"], epoch)]
+        found, self.within = self.within, []
+        if due:
+            reading = self._reading(epoch, state.parameters, state.running, state.last)
+            for measure, options in due:
+                assert measure.read is not None
+                found += measure.read(self._own(reading, measure, options))
+        records += (r._replace(present=present if r.present is None else _both(present, r.present)) for r in found)
+        outcomes = self.outcomes(curves, state) if epoch == self.structure.epochs else None
+        alive = [at is None for at in state.diverged]
+        loss = state.means["train_loss"] if state.means else torch.full((1,), math.nan)
+        shown = float(loss[loss.isfinite()].mean()) if bool(loss.isfinite().any()) else math.nan
+        return Epoch(epoch, records, alive, shown, outcomes, lambda: self.arrays(state))
+
+    def last(self, state: State) -> Epoch:
+        """The end of a stack in which every run has diverged before the last epoch."""
+        alive = [False] * len(self.runs)
+        outcomes = self.outcomes({}, state)
+        return Epoch(self.structure.epochs, [], alive, math.nan, outcomes, lambda: self.arrays(state))
+
+    def _curves(self, epoch: int, state: State, present: Sequence[bool], records: list[Record]) -> Mapping[str, Tensor]:
+        """Evaluate if it is due, or if a run has just diverged; add the row and return its columns."""
+        just_ended = [at == epoch for at in state.diverged]
+        due = self.due(self.options.evaluate_every, epoch)
+        if not (due or any(just_ended)):
+            return {}
+        curves = {**(state.means or {}), **self.evaluations(epoch, state.parameters, state.running)}
+        values = torch.stack([column.double() for column in curves.values()], 1)
+        records.append(Record("curves", (), tuple(curves), values, present if due else just_ended))
+        return curves
+
+    def evaluations(self, epoch: int, parameters: Parameters, running: list[Statistics]) -> dict[str, Tensor]:
+        """Loss and accuracy (R²) on all training rows when due, on validation and on test rows, by each statistics."""
+        splits = [("val", *self.rows.validation), ("test", *self.rows.test)]
+        if self.due(self.options.fit_every, epoch):
+            splits.insert(0, ("fit", self.rows.train_x, self.rows.fit_targets))
+        columns: dict[str, Tensor] = {}
+        for kind in self.options.evaluate:
+            given: list[Statistics] | None = running
+            if kind == "population":
+                given = population_statistics(parameters, self.rows.train_x, self.structure)
+            elif kind == "batch":
+                given = None
+            suffix = "" if kind == "running" else f"_{kind}"
+            for split, x, targets in splits:
+                if len(x):
+                    found = evaluate(parameters, given, x, targets, self.structure)
+                    metric = "accuracy" if self.structure.shape.task == "classification" else "r2"
+                    columns[f"{split}_loss{suffix}"], columns[f"{split}_{metric}{suffix}"] = found.loss, found.score
+                    if split == "test" and kind == self.options.evaluate[0]:
+                        self.predictions = found.predictions
+        return columns
+
+    def outcomes(self, curves: Mapping[str, Tensor], state: State) -> list[Outcome]:
+        """One Outcome per run; a diverged run has no final metrics and has not learned."""
+        values = {name: column.tolist() for name, column in curves.items()}
+        found = []
+        for index, (run, order) in enumerate(zip(self.runs, self.rows.order_ids(), strict=True)):
+            at = state.diverged[index]
+            metrics = {name: column[index] for name, column in values.items()} if at is None else {}
+            found.append(
+                Outcome(
+                    "done" if at is None else "diverged",
+                    at,
+                    at is None and has_learned(metrics, self.structure, self.options.learned_at),
+                    self.structure.n_parameters(run.switches, run.setting.train.only),
+                    state.identities[index],
+                    order,
+                    metrics,
+                )
+            )
+        return found
+
+    def arrays(self, state: State) -> dict[str, np.ndarray[Any, Any]]:
+        """Copies of weights, running statistics and final test predictions, run axis first."""
+        found = {name: tensor.detach().cpu().numpy().copy() for name, tensor in state.parameters.items()}
+        for layer, statistics in enumerate(state.running, start=1):
+            found[f"running_mean{layer}"] = statistics.mean.cpu().numpy().copy()
+            found[f"running_variance{layer}"] = statistics.variance.cpu().numpy().copy()
+        if self.predictions is not None and self.structure.shape.task == "classification":
+            found["test_correct"] = (self.predictions == self.rows.test[1]).cpu().numpy()
+        return found
+
+
+UNEXPLAINED_AT_MOST = 0.9  # regression: a run has learned if it explains a tenth of the variance
+
+
+def has_learned(metrics: Mapping[str, float], structure: Structure, learned_at: float) -> bool:
+    """Classification: fit_accuracy ≥ chance + learned_at·(1 − chance), chance = 1/classes; regression: 1 − fit_r2 ≤ .9.
+
+    Evaluated with the first kind of statistics that the study asks for.
+    """
+    if structure.shape.task == "classification":
+        accuracy = next(value for name, value in metrics.items() if name.startswith("fit_accuracy"))
+        chance = 1 / structure.shape.n_outputs
+        return accuracy >= chance + learned_at * (1 - chance)
+    return 1 - next(value for name, value in metrics.items() if name.startswith("fit_r2")) <= UNEXPLAINED_AT_MOST
+
+
+def _both(first: Iterable[bool], second: Iterable[bool]) -> list[bool]:
+    return [a and b for a, b in zip(first, second, strict=True)]
