@@ -7,6 +7,7 @@ import pytest
 import torch
 from tools import make_dataset, make_spec, outcome_of_each, runs_of, train_runs
 
+from bnexp.data import load_dataset
 from bnexp.gradients import loss_and_gradients
 from bnexp.network import (
     Batch,
@@ -18,7 +19,7 @@ from bnexp.network import (
 )
 from bnexp.norms import NORMS, Statistics, affine_transform, normalize_by_batch, normalize_by_statistics
 from bnexp.plan import DataShape, structure_of
-from bnexp.spec import NormName
+from bnexp.spec import DataFields, NormName
 
 F64 = torch.float64
 
@@ -143,6 +144,14 @@ def test_without_beta_the_network_is_odd_about_the_mean(norm, activation, hidden
     logits = forward(parameters, rows_of(dataset, 2), runs[0].structure).logits
     sums = logits[:, :, :24] + logits[:, :, 24:]
     assert (sums - sums[:, :, :1]).abs().max() <= 1e-12
+
+
+def test_the_floor_without_beta_is_the_even_part_of_the_bump():
+    data = load_dataset(DataFields(name="bump", samples=64, validation=0.0))
+    targets = data.train.targets.astype(float)
+    even = (targets + targets[::-1]) / 2  # row n−1−i is minus row i
+    assert np.array_equal(data.train.features, -data.train.features[::-1])
+    assert even.var() / targets.var() == pytest.approx(0.3573, abs=5e-5)
 
 
 def test_beta_breaks_the_symmetry():

@@ -1,0 +1,174 @@
+"""What the shipped configs gave: results folders → configs/measured/*.csv → the heads of the configs.
+
+    python tests/scripts/measured.py results/lr-range …   # writes the CSV, the cost and the head of each
+    python tests/scripts/measured.py                      # writes every head anew from the CSVs that are there
+    python tests/scripts/measured.py --check              # only compares: no number in a head is typed
+
+configs/measured/NAME.csv is the output of ``bnexp compare results/NAME --format csv``. From it come the head's lines
+between ``# Cost:`` and ``# Reading:``, which the author writes.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+MEASURED = CONFIGS / "measured"
+COSTS = MEASURED / "costs.csv"
+COST_FIELDS = ("name", "runs", "seconds", "workers", "date", "versions", "processor")
+INDENT, WIDTH = "#   ", 120
+Row = dict[str, str]
+
+
+def rows_of(path: Path) -> list[Row]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+# --- from a results folder --------------------------------------------------------------------------------------------
+
+
+def measure(folder: Path) -> None:
+    """Keep what ``compare`` says of a finished study, and what it cost."""
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    command = [sys.executable, "-m", "bnexp", "compare", str(folder), "--format", "csv"]
+    said = subprocess.run(command, capture_output=True, check=True).stdout
+    MEASURED.mkdir(exist_ok=True)
+    (MEASURED / f"{folder.name}.csv").write_bytes(said)
+    trained = [session for session in meta["sessions"] if session["runs_trained"]]
+    versions = meta["versions"]
+    costs = {row["name"]: row for row in rows_of(COSTS)} if COSTS.exists() else {}
+    costs[folder.name] = {
+        "name": folder.name,
+        "runs": str(sum(session["runs_trained"] for session in trained)),
+        "seconds": f"{sum(session['seconds'] for session in trained):.0f}",
+        "workers": str(max(session["workers"] for session in trained)),
+        "date": trained[-1]["ended"][:10],
+        "versions": f"torch {versions['torch']}, python {versions['python']}",
+        "processor": _processor(),
+    }
+    with COSTS.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, COST_FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(costs[name] for name in sorted(costs))
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return " ".join(names[0].split()[:2]) if names else "unknown processor"
+
+
+# --- to a head --------------------------------------------------------------------------------------------------------
+
+
+def head_lines(name: str) -> list[str]:
+    """The lines ``# Cost:`` and ``# Result:`` of a config, from its CSV."""
+    cost = next(row for row in rows_of(COSTS) if row["name"] == name)
+    n = int(cost["workers"])
+    lines = [
+        f"# Cost:     {cost['runs']} runs, {cost_text(cost)} with {n} worker{'s' if n > 1 else ''} ({cost['processor']}, "
+        f"{cost['versions'].split(',')[0]}, {cost['date'][:7]})."
+    ]
+    return [*lines, *_results(rows_of(MEASURED / f"{name}.csv"))]
+
+
+def cost_text(cost: Row) -> str:
+    """``13 s``, ``4 min``."""
+    seconds = float(cost["seconds"])
+    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _results(rows: Sequence[Row]) -> Iterator[str]:
+    claims = [row for row in rows if row["table"].startswith("claim ")]
+    yield (
+        "# Result:   per claim: a | b | a − b, or × a/b where the metric is compared on logs; means over seeds with 95 %"
+    )
+    yield (f"{INDENT}intervals (geometric means on logs; medians where some runs failed), of measured/*.csv.")
+    for index in range(0, len(claims), 3):
+        a, b, difference = claims[index : index + 3]
+        assert [row["side"] for row in (a, b, difference)] == ["a", "b", "difference"]
+        if index == 0 or claims[index - 1]["table"] != a["table"]:
+            margin = f" within {a['within']}" if a["within"] else ""
+            metric = f"{a['metric']}{', tuned by ' + a['tuned_by'] if a['tuned_by'] else ''}"
+            yield from _wrapped(f"{a['table'].removeprefix('claim ')}. {a['claim']} [{metric}; {a['expect']}{margin}]")
+        yield from _wrapped("   " + _line(a, b, difference))
+
+
+def _line(a: Row, b: Row, difference: Row) -> str:
+    shared, sides = _fields(difference), []
+    for row in (a, b):
+        own = ", ".join(value for key, value in _fields(row).items() if shared.get(key) != value)
+        sides.append(f"{own} {_estimate(row)}{_learned(row)}")
+    where = ", ".join(f"{key} {value}" for key, value in shared.items())
+    sign = "× " if difference["kind"].startswith(("ratio", "median ratio")) else ""
+    return f"{where + ': ' if where else ''}{sides[0]} | {sides[1]} | {sign}{_estimate(difference)}"
+
+
+def _fields(row: Row) -> Row:
+    """The setting columns of a row: those that stand before the first column of numbers."""
+    from bnexp.spec import leaves
+
+    return {key: value for key, value in row.items() if key in leaves() and value != ""}
+
+
+def _estimate(row: Row) -> str:
+    if not row["center"]:
+        return "–" if row["n"] in ("", "0") else "failed"
+    text = _number(row["center"])
+    if row["low"] or row["high"]:
+        text += f" [{_number(row['low'])}, {_number(row['high'])}]"
+    return text
+
+
+def _learned(row: Row) -> str:
+    n, learned = int(row["n"]), int(row["n_learned"])
+    return "" if n == learned else f" ({learned} of {n} learned)"
+
+
+def _number(text: str) -> str:
+    if not text:
+        return "∞"
+    shown = f"{float(text):.3g}"
+    shown = f"{float(shown):.0f}" if math.fabs(float(shown)) >= 1000 and "e" in shown and float(shown) < 1e6 else shown
+    return shown.replace("-0.", "−.").replace("0.", ".", 1) if shown.startswith(("0.", "-0.")) else shown.replace("-", "−", 1)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=INDENT, subsequent_indent=f"{INDENT}     ", break_long_words=False)
+
+
+def filled(path: Path) -> str:
+    """A config with its measured lines made anew."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("# Cost:"))
+    end = next(i for i, line in enumerate(lines) if line.startswith("# Reading:"))
+    return "\n".join([*lines[:start], *head_lines(path.stem), *lines[end:]]) + "\n"
+
+
+def main() -> None:
+    for folder in (arg for arg in sys.argv[1:] if arg != "--check"):
+        measure(Path(folder))
+    wrong = []
+    for path in sorted(CONFIGS.glob("*.yaml")):
+        if not (MEASURED / f"{path.stem}.csv").exists():
+            wrong.append(f"{path.name}: no configs/measured/{path.stem}.csv")
+            continue
+        text = filled(path)
+        if "--check" in sys.argv:
+            wrong += [f"{path.name}: run python tests/scripts/measured.py"] * (path.read_text(encoding="utf-8") != text)
+        else:
+            path.write_text(text, encoding="utf-8")
+    if wrong:
+        raise SystemExit("\n".join(wrong))
+
+
+if __name__ == "__main__":
+    main()
