@@ -11,9 +11,9 @@ and the labels trained on. With a loss that is a mean over n samples the squares
 
 Means over units, not sums: Yang's statement is for equal widths, where both agree. For independent weights of variance
 w²/width, norm standardize before the activation g, B probe rows and large equal widths: σ²_{l+1} = w²·Var g(z), z ~
-N(0, 1), and w²·E g′(z)² of the square comes back, so weighted_ratio is E g′(z)²/Var g(z): for relu π/(π − 1), for linear 1, with
-B rows (B − 2)/(B − 3). ratio is that times σ²_{l+1}/σ²_l: 1 between layers whose inputs are alike, so from the second
-layer on, but not from layer 1 to 2.
+N(0, 1), and w²·E g′(z)² of the square comes back, so weighted_ratio is E g′(z)²/Var g(z): for relu π/(π − 1), for
+linear 1, with B rows (B − 2)/(B − 3). ratio is that times σ²_{l+1}/σ²_l, which is 1 between layers whose inputs are
+alike: from the second layer on, but not from layer 1 to 2.
 """
 
 from __future__ import annotations
