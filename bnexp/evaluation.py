@@ -56,6 +56,15 @@ def evaluate(
     return Evaluation(loss.mean(-1), score, predictions)
 
 
+def outputs(parameters: Parameters, given: Sequence[Statistics], x: Tensor, structure: Structure) -> Tensor:
+    """Logits of every run [run, out, sample] on rows x [sample, in], by the given statistics."""
+    found = []
+    for here, own, statistics in _groups(parameters, given):
+        rows = x.T.expand(here.stop - here.start, -1, -1)
+        found.append(forward(own, rows, structure, statistics).logits)
+    return torch.cat(found)
+
+
 def population_statistics(parameters: Parameters, x: Tensor, structure: Structure) -> list[Statistics]:
     """Ioffe & Szegedy's Alg. 2: means over one pass of the training rows, in stored order and full batches.
 

@@ -238,6 +238,9 @@ def check_against_data(spec: Spec, shapes: Mapping[DataFields, DataShape]) -> No
             message = f"the last minibatch would hold 1 of {shape.n_train} rows, and one row has no variance; use drop"
             problems.append(spec.locate(setting, "train.last_batch", message))
         problems += _ghost_and_random(spec, setting, shape, size)
+        if "predictions" in spec.measure and shape.n_inputs > 2:
+            message = f"draws inputs of one or two features; data {setting.data.name} has {shape.n_inputs}"
+            problems.append(spec.locate(setting, "measure", f"predictions {message}"))
     if problems:
         raise SpecError(dict.fromkeys(problems))
 

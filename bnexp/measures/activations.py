@@ -7,7 +7,7 @@ single units and are never averaged: averages over units hide the drift of each.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -58,12 +58,21 @@ def read(reading: Reading) -> Iterator[Record]:
             columns = layer_statistics(x, mean, sd, reading.structure.activation if tap == "activation" else None)
             values = torch.stack(list(columns.values()), 1)
             yield Record("activations", (str(layer), tap), tuple(columns), values, present)
-            units = tracked_units(x.shape[1], reading.track)
-            ranked = x[:, units].sort(-1).values
-            ranks = [ranked[:, :, math.ceil(p * x.shape[-1]) - 1] for p in PERCENTILES]
-            per_unit = torch.stack([mean[:, units], sd[:, units], *ranks], -1)
-            for place, unit in enumerate(units):
-                yield Record("units", (str(layer), tap, str(unit)), UNIT_TABLE.names, per_unit[:, place], present)
+            yield from unit_records("units", (str(layer), tap), x, reading.track, present)
+
+
+def unit_records(
+    table: str, labels: tuple[str, ...], x: Tensor, track: int, present: Sequence[bool] | None
+) -> Iterator[Record]:
+    """Yield the columns of units.csv for each tracked unit of x [run, unit, sample]; its index ends the labels."""
+    units = tracked_units(x.shape[1], track)
+    x = x[:, units]
+    ranked = x.sort(-1).values
+    ranks = [ranked[:, :, math.ceil(p * x.shape[-1]) - 1] for p in PERCENTILES]
+    mean = x.mean(-1)
+    values = torch.stack([mean, _sd(x, mean), *ranks], -1)
+    for place, unit in enumerate(units):
+        yield Record(table, (*labels, str(unit)), UNIT_TABLE.names, values[:, place], present)
 
 
 def layer_statistics(x: Tensor, mean: Tensor, sd: Tensor, activation: str | None) -> dict[str, Tensor]:
