@@ -7,8 +7,13 @@ its options in ``bnexp.spec.MEASURES``.
 
 from bnexp.measures.activations import ACTIVATIONS
 from bnexp.measures.base import LastStep, Measure, NextStep, Reading, Record
+from bnexp.measures.ics import ICS
+from bnexp.measures.identity import IDENTITY
+from bnexp.measures.landscape import LANDSCAPE
 from bnexp.measures.parameters import PARAMETERS
 
-MEASURES: dict[str, Measure] = {measure.name: measure for measure in (ACTIVATIONS, PARAMETERS)}
+MEASURES: dict[str, Measure] = {
+    measure.name: measure for measure in (ACTIVATIONS, PARAMETERS, ICS, LANDSCAPE, IDENTITY)
+}
 
 __all__ = ["MEASURES", "LastStep", "Measure", "NextStep", "Reading", "Record"]
