@@ -2,9 +2,9 @@
 
 Table ``identity``, for each hidden layer of a norm that centres and scales. By Ioffe & Szegedy 2015, sec. 3, γ = SD and
 β = mean "could recover the original activations". a [unit, row] is the norm's input on at most 4096 evenly spaced
-training rows, passed as one full batch, by its own statistics, through the layers below; μ, var (biased), SD = sqrt(var)
-and the kurtosis κ = E(a − μ)⁴/var² are per unit over these rows. A residual is the RMS over rows of y − a in units of
-the unit's SD, averaged over the units that vary; y = γâ + β is computed as the network computes it, in float32:
+training rows, passed as one full batch, by its own statistics, through the layers below; μ, var (biased), SD =
+sqrt(var) and the kurtosis κ = E(a − μ)⁴/var² are per unit over these rows. A residual is the RMS over rows of y − a in
+units of the unit's SD, averaged over the units that vary; y = γâ + β is computed as the network does it, in float32:
 
 - exact: γ = sqrt(var + ε), β = μ: rounding alone;
 - naive: γ = SD, β = μ: 1 − SD/sqrt(var + ε) per unit;
