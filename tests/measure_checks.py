@@ -10,7 +10,7 @@ from bnexp.rng import stream
 
 TEXT = """
 data: digits
-model: {{hidden: [7, 5], activation: {activation}, norm: {norms}, placement: {placement}, {model}}}
+model: {{hidden: {hidden}, activation: {activation}, norm: {norms}, placement: {placement}, {model}}}
 train: {{epochs: {epochs}, batch_size: 12, lr: {lr}, {train}}}
 seeds: 2
 probe: 21
@@ -24,6 +24,7 @@ def study(
     norms=MIXED,
     activation="tanh",
     placement="pre",
+    hidden="[7, 5]",
     model="",
     train="",
     epochs=3,
