@@ -11,7 +11,7 @@ from bnexp.rng import stream
 TEXT = """
 data: digits
 model: {{hidden: {hidden}, activation: {activation}, norm: {norms}, placement: {placement}, {model}}}
-train: {{epochs: {epochs}, batch_size: 12, lr: {lr}, {train}}}
+train: {{epochs: {epochs}, batch_size: {batch_size}, lr: {lr}, {train}}}
 seeds: 2
 probe: 21
 measure: {measure}
@@ -29,6 +29,7 @@ def study(
     train="",
     epochs=3,
     lr="0.2",
+    batch_size=12,
     n_classes=3,
     dataset=None,
 ):
