@@ -18,6 +18,7 @@ TORCH_WING = {
     "noise",
     "trained",
     "network",
+    "conversion",
     "gradients",
     "optimizers",
     "evaluation",

@@ -8,13 +8,15 @@ its options in ``bnexp.spec.MEASURES``.
 from bnexp.measures.activations import ACTIVATIONS
 from bnexp.measures.base import LastStep, Measure, NextStep, Reading, Record
 from bnexp.measures.gradients import GRADIENTS
+from bnexp.measures.ics import ICS
+from bnexp.measures.identity import IDENTITY
+from bnexp.measures.landscape import LANDSCAPE
 from bnexp.measures.parameters import PARAMETERS
 from bnexp.measures.predictions import PREDICTIONS
 from bnexp.measures.rank import RANK
 from bnexp.measures.shift import SHIFT
 
-MEASURES: dict[str, Measure] = {
-    measure.name: measure for measure in (ACTIVATIONS, PARAMETERS, SHIFT, RANK, GRADIENTS, PREDICTIONS)
-}
+_ALL = (ACTIVATIONS, PARAMETERS, SHIFT, ICS, LANDSCAPE, IDENTITY, RANK, GRADIENTS, PREDICTIONS)
+MEASURES: dict[str, Measure] = {measure.name: measure for measure in _ALL}
 
 __all__ = ["MEASURES", "LastStep", "Measure", "NextStep", "Reading", "Record"]

@@ -1,0 +1,235 @@
+"""The walk along the gradient: against torch modules, on a quadratic, and what it must not touch."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from measure_checks import (
+    MIXED,
+    assert_sees_one_run_at_a_time,
+    assert_survives_a_wild_neighbour,
+    assert_touches_nothing,
+    epochs_with_rows,
+    loss_of,
+    rows_of,
+    study,
+    training_of,
+)
+from test_slow_twin import OPTIMIZERS, Affine, twin_of
+from test_variations import Ghosts, Noisy
+from tools import make_dataset, train_runs
+
+from bnexp.measures import landscape
+from bnexp.network import initialize
+from bnexp.rng import stream
+
+LANDSCAPE = "{landscape: {relative: 0.05}}"
+F64 = torch.float64
+
+
+def loss_and_gradient(twin, chosen, x, t):
+    """Loss, and the gradient of the chosen parameters (by place), by a copy: statistics and noise counts stay."""
+    twin = copy.deepcopy(twin)
+    twin.zero_grad()
+    loss = loss_of(twin, x, t)
+    loss.backward()
+    parameters = list(twin.parameters())
+    return loss.item(), [parameters[place].grad for place in chosen]
+
+
+def length(parts):
+    return math.sqrt(sum((part**2).sum().item() for part in parts))
+
+
+def walk_of(twin, chosen, x, t, h):
+    """The table's columns, one step after the other."""
+    loss, g = loss_and_gradient(twin, chosen, x, t)
+    losses, changes, smoothness = [], [], []
+    for eta in np.geomspace(h / 2, 4 * h, 8):
+        there = copy.deepcopy(twin)
+        parameters = list(there.parameters())
+        for place, part in zip(chosen, g, strict=True):
+            parameters[place].data -= eta * part
+        other, moved = loss_and_gradient(there, chosen, x, t)
+        losses.append(other)
+        changes.append(length([a - b for a, b in zip(moved, g, strict=True)]))
+        smoothness.append(changes[-1] / (eta * length(g)))
+    bands = min(losses), max(losses), length(g), min(changes), max(changes), max(smoothness)
+    return [loss, *bands]
+
+
+def assert_equals_the_twin(spec, dataset, runs, make=twin_of, make_optimizer=lambda twin: None):
+    """The twin's optimizer says which parameters are trained."""
+    initial = initialize(runs[0].structure, runs, F64)
+    epochs = train_runs(spec, dataset, runs, F64)
+    for index, run in enumerate(runs):
+        ours = rows_of(epochs, "landscape", index)
+        twin = make(run, initial, index)
+        for epoch, optimizer, x, t in training_of(twin, run, dataset, make_optimizer(twin)):
+            trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            chosen = [place for place, p in enumerate(twin.parameters()) if id(p) in trained and p.requires_grad]
+            h = optimizer.param_groups[0]["lr"]
+            assert_row(ours.pop((epoch, "lr")), walk_of(twin, chosen, x, t, h))
+            matrices = [place for place in chosen if list(twin.parameters())[place].dim() == 2]
+            if matrices:
+                weights = [list(twin.parameters())[place].data for place in matrices]
+                h = 0.05 * length(weights) / length(loss_and_gradient(twin, matrices, x, t)[1])
+                assert_row(ours.pop((epoch, "relative")), walk_of(twin, chosen, x, t, h))
+        assert not ours
+
+
+def assert_row(row, expected):
+    assert list(row.values()) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("norms", ["[none, affine]", MIXED])
+def test_equals_a_walk_of_torch_modules(norms, placement, activation, optimizer):
+    """Relu is left out: a kink that a rounding error puts on the other side is no error."""
+    assert_equals_the_twin(*study(LANDSCAPE, norms, activation, placement, train=OPTIMIZERS[optimizer]))
+
+
+def test_of_a_regression_too():
+    assert_equals_the_twin(*study(LANDSCAPE, n_classes=1))
+
+
+def test_with_the_step_s_own_ghosts():
+    def make(run, initial, index):
+        layers = list(twin_of(run, initial, index))
+        return torch.nn.Sequential(*(Ghosts(m, 4) if isinstance(m, torch.nn.BatchNorm1d) else m for m in layers))
+
+    def all_that_learn(twin):
+        return torch.optim.SGD([p for p in twin.parameters() if p.requires_grad], lr=0.2)
+
+    assert_equals_the_twin(*study(LANDSCAPE, model="ghost_size: 4"), make, all_that_learn)
+
+
+def test_with_the_step_s_own_noise():
+    def make(run, initial, index):
+        found, layer = [], 0
+        for module in twin_of(run, initial, index):
+            if isinstance(module, torch.nn.Tanh):
+                layer += 1
+                found.append(Noisy(run, layer))
+            found.append(module)
+        return torch.nn.Sequential(*found)
+
+    assert_equals_the_twin(*study(LANDSCAPE, model="noise: santurkar"), make)
+
+
+@pytest.mark.parametrize("only", ["norm", "norm+output"])
+def test_walks_through_what_is_trained_alone(only):
+    def trained_part(twin):
+        norms = [m for m in twin if isinstance(m, torch.nn.BatchNorm1d | Affine)]
+        chosen = [p for m in norms for p in m.parameters() if p.requires_grad]
+        return torch.optim.SGD([*chosen, *(twin[-1].parameters() if only == "norm+output" else ())], lr=0.2)
+
+    found = study(LANDSCAPE, "[full, gamma, beta]", train=f"only: {only}")
+    assert_equals_the_twin(*found, make_optimizer=trained_part)
+
+
+def test_on_a_quadratic():
+    """After the activation, only γ and β trained: f = W₂(γâ + β) + b₂, whose squared error is quadratic in (γ, β)."""
+    one = {"hidden": "[5]", "norms": "full", "placement": "post", "epochs": 1, "train": "only: norm", "n_classes": 1}
+    spec, dataset, runs = study("{landscape: {}}", **one)
+    own = {name: tensor[0].numpy() for name, tensor in initialize(runs[0].structure, runs, F64).items()}
+    rows = stream(runs[0].seed, "order", 1).permutation(62)[:12]
+    x, t = dataset.train.features[rows].T.astype(float), dataset.train.targets[rows].astype(float)
+    a = np.tanh(own["weight1"] @ x + own["bias1"][:, None])
+    standardized = (a - a.mean(1, keepdims=True)) / np.sqrt(a.var(1, keepdims=True) + 1e-5)
+    out = own["weight2"][0]
+    features = np.concatenate([out[:, None] * standardized, np.repeat(out[:, None], 12, 1)])  # ∂f/∂γ, ∂f/∂β
+    error = out @ standardized + own["bias2"] - t
+    loss, g, hessian = (error**2).mean(), 2 / 12 * features @ error, 2 / 12 * features @ features.T
+    etas = np.geomspace(0.1, 0.8, 8)
+    losses = loss - etas * (g @ g) + etas**2 / 2 * (g @ hessian @ g)
+    size, change = np.linalg.norm(g), np.linalg.norm(hessian @ g)
+    row = rows_of(train_runs(spec, dataset, runs, F64), "landscape", 0)[1, "lr"]
+    assert_row(row, [loss, losses.min(), losses.max(), size, 0.1 * change, 0.8 * change, change / size])
+    assert change / size <= np.linalg.eigvalsh(hessian).max()
+
+
+def test_a_relative_walk_moves_the_weights_by_a_share_of_their_length(monkeypatch):
+    spec, dataset, runs = study(LANDSCAPE, "[none, affine]", epochs=1)
+    parameters = initialize(runs[0].structure, runs, F64)
+    honest, moves = landscape.arrive, []
+
+    def spied(step, gradient, eta):
+        parts = [eta[:, None, None] * gradient[f"weight{layer}"] for layer in (1, 2, 3)]
+        moves.append([length([part[index] for part in parts]) for index in range(len(runs))])
+        return honest(step, gradient, eta)
+
+    monkeypatch.setattr(landscape, "arrive", spied)
+    train_runs(spec, dataset, runs, F64)
+    sizes = [length([parameters[f"weight{layer}"][index] for layer in (1, 2, 3)]) for index in range(len(runs))]
+    for moved, factor in zip(moves[8:], np.geomspace(0.5, 4, 8), strict=True):  # after the eight by lr
+        assert moved == pytest.approx([factor * 0.05 * size for size in sizes], rel=1e-12)
+
+
+def test_at_a_stationary_point_there_is_no_smoothness():
+    """Weights, biases and targets all 0 (or as good as): f = t, g = 0, and 0 per 0 is no number."""
+    dataset = make_dataset(n_train=62, n_classes=1)
+    dataset.train.targets[:] = 0
+    model = "weight_init: gaussian, weight_sd: 1e-300"
+    spec, dataset, runs = study(LANDSCAPE, "none", "relu", model=model, dataset=dataset, epochs=1)
+    row = rows_of(train_runs(spec, dataset, runs, F64), "landscape", 0)[1, "lr"]
+    assert math.isnan(row.pop("effective_smoothness"))
+    assert set(row.values()) == {0}
+
+
+def test_what_overflows_is_infinite():
+    spec, dataset, runs = study(LANDSCAPE, "none", "relu", lr="1e30", epochs=1)
+    row = rows_of(train_runs(spec, dataset, runs), "landscape", 0)[1, "lr"]
+    assert math.isfinite(row["loss"])
+    assert math.isfinite(row["gradient_norm"])
+    assert row["loss_max"] == row["gradient_change_max"] == row["effective_smoothness"] == math.inf
+
+
+def test_relative_is_left_out_unless_asked_for_and_where_no_weights_are_trained():
+    spec, dataset, runs = study("{landscape: {}}", epochs=1)
+    assert set(rows_of(train_runs(spec, dataset, runs), "landscape", 0)) == {(1, "lr")}
+    spec, dataset, runs = study(LANDSCAPE, "full", train="only: [norm, random]", epochs=1)
+    found = [rows_of(train_runs(spec, dataset, runs), "landscape", index) for index in (0, 1)]
+    assert [run.setting.train.only for run in runs[:2]] == ["norm", "random"]
+    assert set(found[0]) == {(1, "lr")}
+    assert set(found[1]) == {(1, "lr"), (1, "relative")}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("norms", ["[none, affine]", MIXED])
+def test_training_goes_on_as_if_nobody_had_looked(norms, optimizer):
+    assert_touches_nothing(LANDSCAPE, norms=norms, train=OPTIMIZERS[optimizer])
+
+
+@pytest.mark.parametrize("model", ["noise: santurkar", "ghost_size: 4"])
+def test_training_with_noise_and_ghosts_goes_on_too(model):
+    assert_touches_nothing(LANDSCAPE, model=model, train="momentum: 0.5")
+
+
+@pytest.mark.parametrize("norms", ["[none, affine]", MIXED, "[center]", "[scale]"])
+@pytest.mark.parametrize("activation", ["sigmoid", "relu"])
+@pytest.mark.parametrize("optimizer", ["momentum: 0.9", "optimizer: adam"])
+def test_a_run_s_rows_do_not_know_its_neighbours(norms, activation, optimizer):
+    assert_sees_one_run_at_a_time(LANDSCAPE, "landscape", norms=norms, activation=activation, train=optimizer)
+
+
+def test_nor_what_they_train():
+    assert_sees_one_run_at_a_time(LANDSCAPE, "landscape", norms="full", train="only: [all, norm, norm+output, random]")
+
+
+@pytest.mark.parametrize("norms", ["none", MIXED])
+def test_nor_does_an_explosion_reach_them(norms):
+    assert_survives_a_wild_neighbour(LANDSCAPE, norms=norms, activation="relu")
+
+
+def test_reads_when_due():
+    assert epochs_with_rows(LANDSCAPE, "landscape", epochs=4) == [1, 2, 3, 4]
+    assert epochs_with_rows("{landscape: {every: 2}}", "landscape", epochs=5) == [1, 2, 4, 5]
+    assert epochs_with_rows("{landscape: {every: 0}}", "landscape", epochs=4) == [1, 4]
+    assert epochs_with_rows(LANDSCAPE, "landscape", epochs=0) == []
