@@ -92,6 +92,7 @@ class ImageSet(NamedTuple):
     classes: tuple[str, ...]
 
 
+DATA_ROOT = "BNEXP_DATA"  # environment variable: where image sets lie, for machines without a network
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -122,8 +123,16 @@ IMAGE_SETS = {
 
 
 def read_images(fields: DataFields) -> Raw:
-    """MNIST or Fashion-MNIST: 28×28 images, values 0..255, from a folder or, without one, from the download cache."""
-    paths = _in_folder(Path(fields.path)) if fields.path is not None else _downloaded(fields.name)
+    """MNIST or Fashion-MNIST: 28×28 images, values 0..255.
+
+    From ``path``; without one from $BNEXP_DATA/<name>/, if that is set; else from the download cache.
+    """
+    if fields.path is not None:
+        paths = _in_folder(Path(fields.path))
+    elif root := os.environ.get(DATA_ROOT):
+        paths = _in_folder(Path(root) / fields.name)
+    else:
+        paths = _downloaded(fields.name)
     train = _images_and_labels(*paths[:2])
     test = _images_and_labels(*paths[2:])
     if train[0].shape[1] != test[0].shape[1]:
@@ -164,7 +173,8 @@ def _downloaded(name: str) -> list[Path]:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(
                 f"data {name}: cannot download {url} ({reason}); "
-                f"go online, or fetch the four files elsewhere and say where they are: data.path: FOLDER"
+                f"go online, or fetch the four files elsewhere and say where they are: data.path: FOLDER "
+                f"(or {DATA_ROOT}=FOLDER for FOLDER/{name})"
             ) from None
         paths.append(Path(path))
     return paths

@@ -176,6 +176,12 @@ class FinalOptions(MeasureOptions):
     every: Annotated[int, Field(ge=0)] = Field(0, description="epochs between readings; 0 = first and last")
 
 
+class PredictionsOptions(MeasureOptions):
+    """Options of ``predictions``."""
+
+    every: Annotated[int, Field(ge=0)] = Field(0, description="epochs between readings; 0 = the last")
+
+
 MEASURES: dict[str, type[MeasureOptions]] = {
     "activations": MeasureOptions,
     "parameters": MeasureOptions,
@@ -185,7 +191,7 @@ MEASURES: dict[str, type[MeasureOptions]] = {
     "identity": FinalOptions,
     "rank": MeasureOptions,
     "gradients": MeasureOptions,
-    "predictions": FinalOptions,
+    "predictions": PredictionsOptions,
 }
 SECTIONS: dict[str, type[Fields]] = {"data": DataFields, "model": ModelFields, "train": TrainFields}
 DEFAULT_MEASURES = ("activations", "parameters")

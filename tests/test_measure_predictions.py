@@ -39,7 +39,7 @@ def with_population_statistics(twin, x, size):
 
 def points_of(dataset):
     features = dataset.train.features
-    count = {1: 201, 2: 41}[features.shape[1]]
+    count = {1: 201, 2: 21}[features.shape[1]]
     axes = [np.linspace(f.min(), f.max(), count) for f in features.T.astype(np.float64)]
     return [(x,) for x in axes[0]] if len(axes) == 1 else [(x1, x2) for x1 in axes[0] for x2 in axes[1]]
 
@@ -75,7 +75,7 @@ def test_a_linear_network_is_a_plane():
     spec, dataset, runs = study("[predictions]", "[none, full]", "linear", n_inputs=2, n_classes=1)
     for index in range(2):
         found = rows(train_runs(spec, dataset, [runs[index]])[-1], "predictions")
-        values = np.array([row["value"] for row in found.values()]).reshape(41, 41)
+        values = np.array([row["value"] for row in found.values()]).reshape(21, 21)
         corner = values[0, 0]
         plane = corner + (values[:, :1] - corner) + (values[:1] - corner)
         assert np.abs(values - plane).max() < 1e-5 * np.abs(values).max()
@@ -84,7 +84,7 @@ def test_a_linear_network_is_a_plane():
 
 def test_a_constant_feature_is_drawn_once():
     grid = input_grid(torch.tensor([[0.0, 2.0], [1.0, 2.0], [-3.0, 2.0]]))
-    assert grid.shape == (41, 2)
+    assert grid.shape == (21, 2)
     assert grid[[0, -1]].tolist() == [[-3, 2], [1, 2]]
 
 

@@ -1,6 +1,6 @@
 """The function that a network is, for data of one or two features: its output on a grid over the training rows' range.
 
-One feature: 201 points, x2 empty; two: 41 × 41. Evenly spaced from the smallest to the largest value of each feature,
+One feature: 201 points, x2 empty; two: 21 × 21. Evenly spaced from the smallest to the largest value of each feature,
 ends included. Classification: the logits, one row per class; regression: the prediction, in SDs of the training target
 from its mean.
 """
@@ -18,7 +18,7 @@ from bnexp.evaluation import outputs, population_statistics
 from bnexp.layout import Column, Table
 from bnexp.measures.base import Measure, Reading, Record
 
-POINTS = {1: 201, 2: 41}  # number of features: points along each
+POINTS = {1: 201, 2: 21}  # number of features: points along each
 
 TABLE = Table(
     "predictions",
@@ -35,9 +35,13 @@ TABLE = Table(
 
 
 def read(reading: Reading) -> Iterator[Record]:
-    """Yield one row per grid point and output; none where there are more than two features."""
+    """Yield one row per grid point and output; none where there are more than two features.
+
+    With ``every`` 0 only the final network: before it learns there is no fit to draw.
+    """
     parameters, rows, structure = dict(reading.parameters), reading.rows.train_x, reading.structure
-    if structure.shape.n_inputs not in POINTS:
+    unfinished = reading.epoch < structure.epochs and not reading.options["every"]
+    if structure.shape.n_inputs not in POINTS or unfinished:
         return
     grid = input_grid(rows)
     kinds = (reading.running, population_statistics(parameters, rows, structure))

@@ -138,7 +138,11 @@ def _number(text: str) -> str:
         return "∞"
     shown = f"{float(text):.3g}"
     shown = f"{float(shown):.0f}" if math.fabs(float(shown)) >= 1000 and "e" in shown and float(shown) < 1e6 else shown
-    return shown.replace("-0.", "−.").replace("0.", ".", 1) if shown.startswith(("0.", "-0.")) else shown.replace("-", "−", 1)
+    return (
+        shown.replace("-0.", "−.").replace("0.", ".", 1)
+        if shown.startswith(("0.", "-0."))
+        else shown.replace("-", "−", 1)
+    )
 
 
 def _wrapped(text: str) -> list[str]:
