@@ -98,6 +98,15 @@ def test_alone_equals_stacked(activation, placement, probe):
     check_alone_equals_stacked("[rank]", activation, placement=placement, probe=probe)
 
 
+@pytest.mark.parametrize("shape", [(5, 24), (9, 21), (64, 128), (7, 3)])
+def test_all_bits_of_a_stack_are_those_of_each_alone(shape):
+    """The CSV's nine digits would hide a different rounding."""
+    h = torch.randn(30, *shape, dtype=F64, generator=torch.Generator().manual_seed(0))
+    together = ranks(h)
+    for index in range(30):
+        assert all(torch.equal(a[index : index + 1], b) for a, b in zip(together, ranks(h[index:][:1]), strict=True))
+
+
 def test_cadence():
     check_cadence("rank", "rank")
 
