@@ -175,7 +175,7 @@ def conversions(reading: Reading) -> Iterator[Record]:
         yield Record("conversions", ("full",), ("max_difference", "output_sd"), values)
     present = [folds(structure, run.switches) for run in reading.runs]
     if any(present):
-        nothing = torch.zeros(1, len(CONVERSIONS.names), dtype=torch.float64)
+        nothing = reading.probe.x.new_zeros(1, len(CONVERSIONS.names), dtype=torch.float64)
         found = [
             _as_standardize(*_in_float64(reading, index), run) if there else nothing
             for index, (run, there) in enumerate(zip(reading.runs, present, strict=True))
