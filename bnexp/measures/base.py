@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 from torch import Tensor
 
 from bnexp.layout import Table
+from bnexp.layout import tracked_units as tracked_units
 from bnexp.plan import Run, Structure
 
 
@@ -47,11 +47,6 @@ class Measure(NamedTuple):
     name: str
     tables: tuple[Table, ...]
     read: Callable[[Reading], Iterator[Record]]
-
-
-def tracked_units(width: int, track: int) -> list[int]:
-    """Indices of the tracked units: ``track`` of them, evenly spaced from first to last; all if there are fewer."""
-    return sorted({int(i) for i in np.linspace(0, width - 1, min(track, width)).round()})
 
 
 def learns_affine(runs: Sequence[Run]) -> list[bool]:

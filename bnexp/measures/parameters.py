@@ -14,11 +14,11 @@ TABLE = Table(
     "parameters",
     (Column("layer", "", "weight layer, from 1; the last is the output"),),
     (
-        Column("weight_norm", "weight", "Frobenius norm ‖W‖ of the weight matrix"),
-        Column("bias_norm", "weight", "Euclidean norm of the bias, where there is one"),
-        Column("gamma_norm", "1", "Euclidean norm of γ, where it is learned"),
-        Column("beta_norm", "activation", "Euclidean norm of β, where it is learned"),
-        Column("gradient_norm", "loss/weight", "‖∂loss/∂W‖ on the epoch's last minibatch; empty at epoch 0"),
+        Column("weight_norm", "weight", "Frobenius norm ‖W‖ of the weight matrix", log=True),
+        Column("bias_norm", "weight", "Euclidean norm of the bias, where there is one", log=True),
+        Column("gamma_norm", "1", "Euclidean norm of γ, where it is learned", log=True),
+        Column("beta_norm", "activation", "Euclidean norm of β, where it is learned", log=True),
+        Column("gradient_norm", "loss/weight", "‖∂loss/∂W‖ on the epoch's last minibatch; empty at epoch 0", log=True),
     ),
 )
 
