@@ -1,4 +1,4 @@
-"""Whether what the claims ask for will be measured: metrics against the tables of the study and the tasks of its data."""
+"""Whether what claims ask for will be measured: metrics against the tables of the study and the tasks of its data."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def table_scale(table: Table, column: str) -> str:
 def _wrong_labels(metric: TableMetric, table: Table, settings: Sequence[Setting], spec: Spec) -> Iterator[_Said]:
     """Labels that the table does not have, values that do not exist, and labels that are still free."""
     names = [label.name for label in table.labels]
-    for name, value in metric.labels.items():
+    for name in metric.labels:
         if name not in names:
             there = f"labels of {table.name}.csv: {', '.join(names)}" if names else f"{table.name}.csv has no labels"
             yield ("metric", name), f"no such label{did_you_mean(name, names)}; {there}"
@@ -142,12 +142,18 @@ def _wrong_labels(metric: TableMetric, table: Table, settings: Sequence[Setting]
         if name in metric.labels:
             lacking = next((there for there in values if there and show(metric.labels[name]) not in there), None)
             if lacking is not None:
-                yield ("metric", name), f"no {name} {show(metric.labels[name])} on both sides; {name} is: {_or(lacking)}"
+                yield (
+                    ("metric", name),
+                    f"no {name} {show(metric.labels[name])} on both sides; {name} is: {_or(lacking)}",
+                )
         elif any(len(there) != 1 for there in values):
             listed = list(dict.fromkeys(value for there in values for value in there))
             free.append(f"{name} ({_or(listed)})" if listed else name)
     if free:
-        yield ("metric",), f"not one row per run and epoch: still free {'is' if len(free) == 1 else 'are'} {', '.join(free)}"
+        yield (
+            ("metric",),
+            f"not one row per run and epoch: still free {'is' if len(free) == 1 else 'are'} {', '.join(free)}",
+        )
 
 
 def _or(values: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
 """Claims of a spec: from what was written to the settings that each side compares, and every mistake on the way.
 
-A claim is asked once per value of ``each``: a Question. Each side of a question is exactly one setting, or one per value
-of the knob (``tune``, or the field of ``largest``/``smallest``). Values are compared as the study shows them. Norm none
-has no placement, so it stands at every one and counts once.
+A claim is asked once per value of ``each``: a Question. Each side of a question is exactly one setting, or one per
+value of the knob (``tune``, or the field of ``largest``/``smallest``). Values are compared as the study shows them.
+Norm none has no placement, so it stands at every one and counts once.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _SHOWN = 10  # values that a message lists
 
 
 class Mistake(NamedTuple):
-    """Something wrong with a claim: its index in the spec, the path inside it, and what."""
+    """Something wrong with a claim: its place in the list (from 0), the path inside it, and what."""
 
-    index: int
+    claim: int
     inner: FieldPath
     message: str
     at_key: bool = False
@@ -84,6 +84,20 @@ def scale_of(metric: str | TableMetric | KnobMetric) -> str | None:
     return METRIC_KINDS[match[2]][0] if match else None
 
 
+def metric_text(metric: str | TableMetric | KnobMetric) -> str:
+    """The metric in words: ``activations sd, layer 1, tap affine, last epoch``; ``largest lr such that learned``."""
+    if isinstance(metric, str):
+        return metric
+    if isinstance(metric, TableMetric):
+        labels = [f"{name} {show(value)}" for name, value in metric.labels.items()]
+        epochs = f"epoch {metric.epoch}" if metric.over is None else _OVER[metric.over]
+        return ", ".join([f"{metric.table} {metric.column}", *labels, epochs])
+    condition = "learned" if metric.threshold is None else " ".join(show(part) for part in metric.threshold)
+    return f"{'largest' if metric.largest else 'smallest'} {metric.knob} such that {condition}"
+
+
+_OVER = {"last": "last epoch", "mean": "mean over epochs", "max": "largest of all epochs", "sum": "sum over epochs"}
+
 # Fields whose values make a difference as ratios, as lr 0.1 to 1 and 1 to 10 do (assumption).
 LOG_KNOBS = ("lr", "eps", "adam_eps", "weight_sd", "batch_size", "epochs", "samples", "subset")
 
@@ -120,7 +134,7 @@ def wrong_margin(claim: Claim, scale: str) -> str:
 
 
 def _in_words(index: int, written: Mapping[str, Any], error: ValidationError) -> Iterator[Mistake]:
-    known: dict[tuple[str, ...], Sequence[str]] = {
+    known: dict[FieldPath, Sequence[str]] = {
         (): tuple(Claim.model_fields),
         ("metric",): tuple(KnobMetric.model_fields),
     }
@@ -130,7 +144,7 @@ def _in_words(index: int, written: Mapping[str, Any], error: ValidationError) ->
         message = message[:1].lower() + message[1:]
         unknown = detail["type"] == "extra_forbidden"
         if unknown:
-            message = f"no such field{did_you_mean(str(inner[-1]), known.get(inner[:-1], ()))}"  # type: ignore[call-overload]
+            message = f"no such field{did_you_mean(str(inner[-1]), known.get(inner[:-1], ()))}"
         elif detail["type"] == "missing":
             message = "is required"
         elif detail["type"] == "literal_error":

@@ -427,9 +427,7 @@ class _Resolver:
 
         said = tuple(claims.values())
         document = self._resolved(name, question, seeds, study, measure, said)
-        return Spec(
-            name, question, tuple(settings), seeds, study, measure, said, document, locate, self._claim_problem
-        )
+        return Spec(name, question, tuple(settings), seeds, study, measure, said, document, locate, self._claim_problem)
 
     def _resolved(
         self,

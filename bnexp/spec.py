@@ -332,7 +332,7 @@ ClaimMetric = Annotated[
     Discriminator(
         _metric_form,
         custom_error_type="metric",
-        custom_error_message="a column of runs.csv, {table, column, …} or {largest: lr, such_that: learned} is expected",
+        custom_error_message="a column of runs.csv, {table, column, …} or {largest: lr, such_that: …} is expected",
     ),
 ]
 _MARGIN = re.compile(r"x([0-9]+(?:\.[0-9]+)?)|([0-9]+(?:\.[0-9]+)?) ?%")

@@ -1,0 +1,145 @@
+"""Claims as people read them: each question as a heading and short lines, the same for every renderer.
+
+A line is (what, text). Nothing here judges: the lines say what is asked and what was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bnexp import wording
+from bnexp.claims import Question, Side, metric_text
+from bnexp.comparison import ClaimRow, Row, resolvable
+from bnexp.comparison.claimed import all_notes
+from bnexp.spec import KnobMetric
+
+Line = tuple[str, str]
+LISTED = "claims: both sides' numbers, not judged"
+
+
+def heading(question: Question) -> str:
+    """``claim 1, activation=relu: the text of the claim``."""
+    return f"{question.title}: {question.claim.claim}"
+
+
+def asked_lines(question: Question) -> list[Line]:
+    """What is expected of which metric: the lines that do not depend on results."""
+    claim = question.claim
+    expected = f"a equal to b within {claim.within}" if claim.expect == "equal" else f"a {claim.expect} than b"
+    lines = [("source", claim.source or ""), ("expect", expected), ("why", claim.why or "")]
+    lines.append(("metric", metric_text(claim.metric)))
+    return [line for line in lines if line[1]]
+
+
+def planned_lines(question: Question, n_seeds: int) -> list[Line]:
+    """What ``check`` says of a question: expectation, metric, both sides, what is tuned, and what n resolves."""
+    lines = [*asked_lines(question), *((name, _setting(question, side)) for name, side in _sides(question))]
+    if question.knob is not None:
+        verb = "looked at" if isinstance(question.claim.metric, KnobMetric) else "each side at its best"
+        grids = [list(side.settings) for _, side in _sides(question)]
+        shown = [", ".join(grid) for grid in grids]
+        values = shown[0] if shown[0] == shown[1] else f"a {shown[0]}; b {shown[1]}"
+        lines.append((question.knob, f"{verb}, of {values}"))
+    resolved = resolvable(n_seeds)
+    limit = "one seed: no interval" if resolved is None else f"resolves {resolved:.2g} SD of the paired difference"
+    return [*lines, ("n", f"{n_seeds} seeds on each side; {limit}" + (" in 80 % of studies" if resolved else ""))]
+
+
+def planned_record(question: Question, n_seeds: int) -> dict[str, Any]:
+    """The same for ``check --json``."""
+    claim, resolved = question.claim, resolvable(n_seeds)
+    return {
+        **_identity(question),
+        **{name: {"setting": _fields(question, side), "runs": _runs(side, n_seeds)} for name, side in _sides(question)},
+        "tune": claim.tune,
+        "grid": {name: list(side.settings) for name, side in _sides(question)} if question.knob else None,
+        "n": n_seeds,
+        "resolves_sd": None if resolved is None else round(resolved, 3),
+    }
+
+
+def row_lines(row: ClaimRow) -> list[Line]:
+    """What ``compare`` says of a question: what was asked, both sides, their difference, notes."""
+    lines = asked_lines(row.question)
+    if row.tuned_by:
+        best = f"each side at its best, chosen for each seed by {row.tuned_by} of the other seeds"
+        lines.append((str(row.question.knob), best))
+    for (name, side), measured in zip(_sides(row.question), (row.a, row.b), strict=True):
+        lines.append((name, _setting(row.question, side)))
+        lines.append(("", measured_text(row, measured)))
+    ratio = row.metric.scale == "log"
+    lines.append(("a / b" if ratio else "a − b", difference_text(row)))
+    notes = [f"{name}: {text}" for name, side in (("a", row.a), ("b", row.b)) if (text := _side_notes(row, side))]
+    return [*lines, *(("note", note) for note in (*all_notes(row), *notes))]
+
+
+def row_record(row: ClaimRow, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One question for ``compare --format json``; ``records`` are its flat ones, in the order a, b, difference."""
+    sides = dict(zip(("a", "b", "difference"), records, strict=True))
+    common = {"study", "metric", "table", "claim", "expect", "within", "side", "tuned_by", "versions"}
+    return {
+        "study": row.study,
+        **_identity(row.question),
+        "tune": row.question.claim.tune,
+        "tuned_by": row.tuned_by,
+        **{name: {k: v for k, v in record.items() if k not in common} for name, record in sides.items()},
+        "runs": row.n_runs,
+        "unfinished": row.n_unfinished,
+        "versions": row.versions,
+    }
+
+
+def measured_text(row: ClaimRow, side: Row) -> str:
+    """``96.9 [96.2, 97.5] %, 10 seeds, 10 learned``."""
+    if not side.n:
+        return "no finished runs"
+    percent = " %" if side.estimate is not None and wording.is_percent(row.metric.name) else ""
+    kind = f", {side.estimate.kind}" if side.estimate is not None and side.estimate.kind != "median" else ""
+    passed = "with one" if isinstance(row.question.claim.metric, KnobMetric) else "learned"
+    count = f"{side.n} seed{'s' if side.n != 1 else ''}, {side.n_learned} {passed}"
+    return f"{wording.estimate_text(side.estimate, row.metric.name)}{percent}{kind}; {count}"
+
+
+def difference_text(row: ClaimRow) -> str:
+    """a − b with its interval, or the ratio a / b; how many pairs, or why they are none."""
+    difference = row.a.difference
+    if difference is None:
+        return "–"
+    pairs = f"{difference.n} pairs" if row.a.paired else "not paired"
+    return f"{wording.contrast_text(difference, row.metric)}, {pairs}"
+
+
+def _side_notes(row: ClaimRow, side: Row) -> str:
+    return wording.notes_of(side, row.metric.name)
+
+
+def _identity(question: Question) -> dict[str, Any]:
+    claim = question.claim
+    return {
+        "claim": question.number,
+        "text": claim.claim,
+        "source": claim.source,
+        "where": dict(question.where),
+        "each": dict(question.each),
+        "metric": metric_text(claim.metric),
+        "expect": claim.expect,
+        "within": claim.within,
+        "why": claim.why,
+    }
+
+
+def _sides(question: Question) -> tuple[tuple[str, Side], tuple[str, Side]]:
+    return ("a", question.a), ("b", question.b)
+
+
+def _fields(question: Question, side: Side) -> dict[str, str]:
+    return {**side.fields, **question.each, **question.where}
+
+
+def _setting(question: Question, side: Side) -> str:
+    return ", ".join(f"{leaf}={value}" for leaf, value in _fields(question, side).items())
+
+
+def _runs(side: Side, n_seeds: int) -> int:
+    return len(side.settings) * n_seeds
