@@ -5,14 +5,16 @@ A line is (what, text). Nothing here judges: the lines say what is asked and wha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bnexp import wording
 from bnexp.claims import Question, Side, metric_text
-from bnexp.comparison import ClaimRow, Row, resolvable
+from bnexp.comparison import ClaimRow, Estimate, Row, resolvable
 from bnexp.comparison.claimed import all_notes
-from bnexp.spec import KnobMetric
+from bnexp.spec import KnobMetric, TableMetric
 
 Line = tuple[str, str]
 LISTED = "claims: both sides' numbers, not judged"
@@ -36,11 +38,11 @@ def planned_lines(question: Question, n_seeds: int) -> list[Line]:
     """What ``check`` says of a question: expectation, metric, both sides, what is tuned, and what n resolves."""
     lines = [*asked_lines(question), *((name, _setting(question, side)) for name, side in _sides(question))]
     if question.knob is not None:
-        verb = "looked at" if isinstance(question.claim.metric, KnobMetric) else "each side at its best"
+        verb = "of" if isinstance(question.claim.metric, KnobMetric) else "tuned, each side at its best of"
         grids = [list(side.settings) for _, side in _sides(question)]
         shown = [", ".join(grid) for grid in grids]
         values = shown[0] if shown[0] == shown[1] else f"a {shown[0]}; b {shown[1]}"
-        lines.append((question.knob, f"{verb}, of {values}"))
+        lines.append((question.knob, f"{verb} {values}"))
     resolved = resolvable(n_seeds)
     limit = "one seed: no interval" if resolved is None else f"resolves {resolved:.2g} SD of the paired difference"
     return [*lines, ("n", f"{n_seeds} seeds on each side; {limit}" + (" in 80 % of studies" if resolved else ""))]
@@ -70,8 +72,7 @@ def row_lines(row: ClaimRow) -> list[Line]:
         lines.append(("", measured_text(row, measured)))
     ratio = row.metric.scale == "log"
     lines.append(("a / b" if ratio else "a − b", difference_text(row)))
-    notes = [f"{name}: {text}" for name, side in (("a", row.a), ("b", row.b)) if (text := _side_notes(row, side))]
-    return [*lines, *(("note", note) for note in (*all_notes(row), *notes))]
+    return [*lines, *(("note", note) for note in _notes(row))]
 
 
 def row_record(row: ClaimRow, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -91,14 +92,28 @@ def row_record(row: ClaimRow, records: Sequence[Mapping[str, Any]]) -> dict[str,
 
 
 def measured_text(row: ClaimRow, side: Row) -> str:
-    """``96.9 [96.2, 97.5] %, 10 seeds, 10 learned``."""
+    """``96.9 [96.2, 97.5] %, mean; 10 seeds, 10 learned``."""
     if not side.n:
         return "no finished runs"
-    percent = " %" if side.estimate is not None and wording.is_percent(row.metric.name) else ""
-    kind = f", {side.estimate.kind}" if side.estimate is not None and side.estimate.kind != "median" else ""
-    passed = "with one" if isinstance(row.question.claim.metric, KnobMetric) else "learned"
-    count = f"{side.n} seed{'s' if side.n != 1 else ''}, {side.n_learned} {passed}"
-    return f"{wording.estimate_text(side.estimate, row.metric.name)}{percent}{kind}; {count}"
+    knob = isinstance(row.question.claim.metric, KnobMetric)
+    count = f"{side.n} seed{'s' if side.n != 1 else ''}, {side.n_learned} {'with one' if knob else 'learned'}"
+    estimate = side.estimate
+    if estimate is None:
+        return f"–; {count}"
+    if knob:
+        return f"{_knob_text(estimate)}; {count}"
+    percent = " %" if wording.is_percent(row.metric.name) else ""
+    kind = "" if estimate.kind == "median" else f", {estimate.kind}"
+    return f"{wording.estimate_text(estimate, row.metric.name)}{percent}{kind}; {count}"
+
+
+def _knob_text(estimate: Estimate) -> str:
+    """A value of the knob with its interval; a failed seed has none."""
+    center, low, high = (
+        "none" if end in (0.0, math.inf, -math.inf) else f"{end:.3g}" if end is not None else ""
+        for end in (estimate.center, estimate.low, estimate.high)
+    )
+    return f"{center}{f' [{low}, {high}]' if low else ''}, {estimate.kind}"
 
 
 def difference_text(row: ClaimRow) -> str:
@@ -107,11 +122,31 @@ def difference_text(row: ClaimRow) -> str:
     if difference is None:
         return "–"
     pairs = f"{difference.n} pairs" if row.a.paired else "not paired"
-    return f"{wording.contrast_text(difference, row.metric)}, {pairs}"
+    tie = 0 if difference.scale == "raw" else 1
+    nobody = row.a.of_learned is None and row.b.of_learned is None
+    if difference.kind.startswith("median") and difference.center == tie and nobody:
+        return f"all failed on both sides, {pairs}"
+    text = wording.contrast_text(difference, row.metric, _any_failed(row, row.a), _any_failed(row, row.b))
+    return f"{text}, {pairs}"
 
 
-def _side_notes(row: ClaimRow, side: Row) -> str:
-    return wording.notes_of(side, row.metric.name)
+def _any_failed(row: ClaimRow, side: Row) -> bool:
+    """Rule 5: not learned or, in a metric of another table, diverged."""
+    return side.n_diverged > 0 or (side.n_learned < side.n and not isinstance(row.question.claim.metric, TableMetric))
+
+
+def _notes(row: ClaimRow) -> list[str]:
+    """What holds for both sides, for each, and for the difference."""
+    found = list(all_notes(row))
+    for name, side in (("a", row.a), ("b", row.b)):
+        text = wording.notes_of(replace(side, difference=None), row.metric.name)
+        found += [f"{name}: {text}"] if text else []
+    difference = row.a.difference
+    if difference is not None:
+        ranked = "by rank, failed runs worst" if difference.kind.startswith("median") else ""
+        text = "; ".join(part for part in (ranked, difference.note) if part)
+        found += [f"difference: {text}"] if text else []
+    return found
 
 
 def _identity(question: Question) -> dict[str, Any]:

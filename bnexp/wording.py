@@ -59,15 +59,19 @@ def difference_text(row: Row, metric: str) -> str:
     return text
 
 
-def contrast_text(difference: Estimate, metric: Metric) -> str:
-    """a − b, or a / b, of the sides of a claim; in words where the middle pair has a failed run."""
+def contrast_text(difference: Estimate, metric: Metric, a_failed: bool, b_failed: bool) -> str:
+    """a − b, or a / b, of the sides of a claim; in words where the middle pair has a run without a finite number.
+
+    ``a_failed``, ``b_failed``: whether any run of the side failed, else it is a zero whose logarithm is not finite.
+    """
     tie = 0 if difference.scale == "raw" else 1
     center = difference.center
     if math.isnan(center):
         return "a failed in half of the pairs, b in the other half"
     if math.isinf(center) or (difference.scale == "log" and center == 0):
-        a_failed = (center > tie) != metric.higher_is_better
-        return f"{'a' if a_failed else 'b'} failed in the middle pair"
+        worse, other = ("a", "b") if (center > tie) != metric.higher_is_better else ("b", "a")
+        failed = a_failed if worse == "a" else b_failed
+        return f"{worse} failed in the middle pair" if failed else f"{other} is 0 in the middle pair"
     median = "median " if difference.kind.startswith("median") and center != tie else ""
     if difference.scale == "log":
         return median + _ratio_text(difference)

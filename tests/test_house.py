@@ -94,7 +94,9 @@ def test_imports_have_no_cycle():
         visit(name, ())
 
 
-@pytest.mark.parametrize("module", ["page", "results", "comparison", "plan", "spec", "loading", "data", "layout", "claims"])
+@pytest.mark.parametrize(
+    "module", ["page", "results", "comparison", "plan", "spec", "loading", "data", "layout", "claims"]
+)
 def test_rooms_outside_the_torch_wing_do_not_load_torch(module):
     code = f"import sys, bnexp.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

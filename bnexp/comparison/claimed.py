@@ -18,6 +18,7 @@ import pandas as pd
 from bnexp.claims import LOG_KNOBS, Question, Side, metric_text, resolve_claims
 from bnexp.comparison.choice import choose, in_order
 from bnexp.comparison.compared import costs_of, counts_text, extra_of, flat
+from bnexp.comparison.intervals import share_estimate
 from bnexp.comparison.metrics import Metric, choosers, metric_of
 from bnexp.comparison.rows import NO_EXTRA, Extra, Row, make_row
 from bnexp.comparison.selection import Outcome, Runs, cells_of, members_of, on_axes
@@ -80,12 +81,11 @@ def _row(question: Question, reader: _Reader) -> ClaimRow:
         notes += why_not
     else:
         found = [(grid[""], NO_EXTRA) for grid in grids]
-    if isinstance(asked, TableMetric):
-        found = [({s: replace(run, learned=not run.diverged) for s, run in r.items()}, extra) for r, extra in found]
     (runs_a, extra_a), (runs_b, extra_b) = found
-    b = make_row(_fields(question, question.b), runs_b, seeds, metric, None, True, extra_b)
-    a = make_row(_fields(question, question.a), runs_a, seeds, metric, runs_b, False, extra_a)
-    a, b = _in_words(a, asked), _in_words(b, asked)
+    counted_a, counted_b = _as_counted(runs_a, asked), _as_counted(runs_b, asked)
+    a = make_row(_fields(question, question.a), counted_a, seeds, metric, counted_b, False, extra_a)
+    b = make_row(_fields(question, question.b), counted_b, seeds, metric, None, True, extra_b)
+    a, b = _in_words(a, asked, runs_a), _in_words(b, asked, runs_b)
     versions = results.versions
     return ClaimRow(results.name, question, metric, a, b, tuned_by, n_runs, unfinished, tuple(notes), versions)
 
@@ -94,13 +94,29 @@ def _fields(question: Question, side: Side) -> dict[str, str]:
     return {**question.where, **question.each, **side.fields}
 
 
-def _in_words(row: Row, asked: str | TableMetric | KnobMetric) -> Row:
-    """What "did not learn" means for a metric that is not a column of runs.csv."""
-    if isinstance(asked, str):
+def _as_counted(runs: Runs, asked: str | TableMetric | KnobMetric) -> Runs:
+    """The runs, those that failed for this metric marked as rule 5 wants them."""
+    if isinstance(asked, TableMetric):
+        return {seed: replace(run, learned=not run.diverged) for seed, run in runs.items()}
+    if isinstance(asked, KnobMetric):  # a run without a value is not one whose value was never recorded
+        return {seed: replace(run, diverged=not run.learned) for seed, run in runs.items()}
+    return runs
+
+
+def _in_words(row: Row, asked: str | TableMetric | KnobMetric, runs: Runs) -> Row:
+    """The row with what truly learned and diverged, and what "did not learn" means for this metric."""
+    if isinstance(asked, str) or not runs:
         return row
     failed, passed = ("diverged", "did not diverge") if isinstance(asked, TableMetric) else ("had none", "had one")
-    of_learned = row.of_learned and replace(row.of_learned, kind=row.of_learned.kind.replace("learned", passed))
-    return replace(row, of_learned=of_learned, note=row.note.replace("did not learn", failed))
+    learned = sum(run.learned for run in runs.values())
+    return replace(
+        row,
+        n_learned=learned,
+        n_diverged=sum(run.diverged for run in runs.values()),
+        learned_share=share_estimate(learned, len(runs), "share learned"),
+        of_learned=row.of_learned and replace(row.of_learned, kind=row.of_learned.kind.replace("learned", passed)),
+        note=row.note.replace("did not learn", failed),
+    )
 
 
 def claim_records(row: ClaimRow) -> list[dict[str, Any]]:
