@@ -75,7 +75,7 @@ def _wrong_column(name: str, curves: Table, settings: Sequence[Setting], tasks: 
         task = next(task for task in there if task != SCORES[match[2]])
         return f"{name} does not exist for data {data}, a {task}; metrics: {', '.join(known)}"
     if name not in known:
-        return f"{name} is not recorded{did_you_mean(name, known)}; metrics: {', '.join(known)}{_by_statistics(match)}"
+        return f"{name} is not recorded{did_you_mean(name, known)}; metrics: {', '.join(known)}{_statistics_hint(name)}"
     if name.startswith("val_") and any(not setting.data.validation for setting in settings):
         return f"{name} is not recorded: data.validation is 0"
     return ""
@@ -85,8 +85,10 @@ def _fits(kind: str, tasks: set[str]) -> bool:
     return kind in METRIC_KINDS and all(SCORES.get(kind, task) == task for task in tasks)
 
 
-def _by_statistics(match: object) -> str:
-    return "; evaluate: names the statistics that are recorded" if match else ""
+def _statistics_hint(name: str) -> str:
+    match = METRIC.fullmatch(name)
+    kind = match[3].removeprefix("_") or "running" if match and match[1] != "train" else ""
+    return f"; evaluate: [{kind}] records it" if kind in ("running", "population", "batch") else ""
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

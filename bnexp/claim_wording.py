@@ -44,8 +44,10 @@ def planned_lines(question: Question, n_seeds: int) -> list[Line]:
         values = shown[0] if shown[0] == shown[1] else f"a {shown[0]}; b {shown[1]}"
         lines.append((question.knob, f"{verb} {values}"))
     resolved = resolvable(n_seeds)
-    limit = "one seed: no interval" if resolved is None else f"resolves {resolved:.2g} SD of the paired difference"
-    return [*lines, ("n", f"{n_seeds} seeds on each side; {limit}" + (" in 80 % of studies" if resolved else ""))]
+    if resolved is None:
+        return [*lines, ("n", "1 seed on each side: no interval")]
+    limit = f"resolves {resolved:.2g} SD of the paired difference in 80 % of studies"
+    return [*lines, ("n", f"{n_seeds} seeds on each side; {limit}")]
 
 
 def planned_record(question: Question, n_seeds: int) -> dict[str, Any]:

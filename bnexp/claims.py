@@ -372,8 +372,9 @@ class _Asking:
                 if len(values) > 1 and leaf != self.knob:
                     free.setdefault(leaf, {}).update(dict.fromkeys(values))
         listed = ", ".join(f"{leaf} ({_listed(list(values))})" for leaf, values in free.items())
-        ways = "fix it in where, a and b, ask once per value with each" + (", or tune it" if self.knob is None else "")
-        return f"not one setting: still free {'is' if len(free) == 1 else 'are'} {listed}; {ways}"
+        verb, it = ("is", "it") if len(free) == 1 else ("are", "them")
+        ways = f"fix {it} in where, a and b, or name {it} in each{'' if self.knob else ' or one in tune'}"
+        return f"not one setting: still free {verb} {listed}; {ways}"
 
 
 def _check_leaf(name: str) -> None:
