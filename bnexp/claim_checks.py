@@ -51,18 +51,26 @@ def _wrong(
     settings = [*question.a.settings.values(), *question.b.settings.values()]
     if isinstance(metric, TableMetric):
         yield from _wrong_table(metric, question, settings, spec, tables, tasks)
+        if metric.table == "curves":
+            yield from _wrong_chooser(metric.column, question, curves, settings, tasks)
     elif isinstance(metric, KnobMetric):
         if metric.threshold is not None:
             message = _wrong_column(metric.threshold[0], curves, settings, tasks)
             yield from [(("metric", "such_that"), message)] if message else []
     else:
         message = _wrong_column(metric, curves, settings, tasks)
-        yield from [(("metric",), message)] if message else []
-        match = METRIC.fullmatch(metric)
-        if not message and question.claim.tune and match and match[1] == "test":
-            message = _wrong_column("val" + metric.removeprefix("test"), curves, settings, tasks)
-            if message:
-                yield ("tune",), f"validation chooses for {metric}, test rows choose nothing: {message}"
+        yield from [(("metric",), message)] if message else _wrong_chooser(metric, question, curves, settings, tasks)
+
+
+def _wrong_chooser(
+    name: str, question: Question, curves: Table, settings: Sequence[Setting], tasks: Mapping[DataFields, str]
+) -> Iterator[_Said]:
+    """Why nothing may choose the knob for a test metric (STATISTICS rule 7)."""
+    match = METRIC.fullmatch(name)
+    if question.claim.tune and match and match[1] == "test":
+        message = _wrong_column("val" + name.removeprefix("test"), curves, settings, tasks)
+        if message:
+            yield ("tune",), f"validation chooses for {name}, test rows choose nothing: {message}"
 
 
 def _wrong_column(name: str, curves: Table, settings: Sequence[Setting], tasks: Mapping[DataFields, str]) -> str:
@@ -165,16 +173,17 @@ def _or(values: Sequence[str]) -> str:
 def _label_values(name: str, metric: TableMetric, settings: Sequence[Setting], track: int) -> list[tuple[str, ...]]:
     """The values that a label has for each setting, given the labels that are fixed; empty where nobody knows yet."""
     layer = metric.labels.get("layer")
-    number = layer if isinstance(layer, int) else None
+    number = layer if isinstance(layer, int) and not isinstance(layer, bool) else 0
     found = []
     for setting in settings:
         layers = range(1, len(setting.model.hidden) + 2)
+        here = [number] if number in layers else layers
         if name == "layer":
             found.append(tuple(map(str, layers)))
         elif name == "tap":
-            taps = [tap for one in ([number] if number else layers) for tap in taps_of(setting, one)]
+            taps = [tap for one in here for tap in taps_of(setting, one)]
             found.append(tuple(dict.fromkeys(taps)))
-        elif name == "unit" and number is not None and 1 <= number <= len(setting.model.hidden):
+        elif name == "unit" and 1 <= number <= len(setting.model.hidden):
             found.append(tuple(map(str, tracked_units(setting.model.hidden[number - 1], track))))
         else:
             found.append(())

@@ -22,14 +22,19 @@ LISTED = "claims: both sides' numbers, not judged"
 
 def heading(question: Question) -> str:
     """``claim 1, activation=relu: the text of the claim``."""
-    return f"{question.title}: {question.claim.claim}"
+    return f"{question.title}: {_line(question.claim.claim)}"
+
+
+def _line(text: str) -> str:
+    """Free text in one line, without what moves a terminal's cursor."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def asked_lines(question: Question) -> list[Line]:
     """What is expected of which metric: the lines that do not depend on results."""
     claim = question.claim
     expected = f"a equal to b within {claim.within}" if claim.expect == "equal" else f"a {claim.expect} than b"
-    lines = [("source", claim.source or ""), ("expect", expected), ("why", claim.why or "")]
+    lines = [("source", _line(claim.source or "")), ("expect", expected), ("why", _line(claim.why or ""))]
     lines.append(("metric", metric_text(claim.metric)))
     return [line for line in lines if line[1]]
 
@@ -111,10 +116,9 @@ def measured_text(row: ClaimRow, side: Row) -> str:
 
 def _knob_text(estimate: Estimate) -> str:
     """A value of the knob with its interval; a failed seed has none."""
-    center, low, high = (
-        "none" if end in (0.0, math.inf, -math.inf) else f"{end:.3g}" if end is not None else ""
-        for end in (estimate.center, estimate.low, estimate.high)
-    )
+    failed = (math.inf, -math.inf, 0.0) if estimate.scale == "log" else (math.inf, -math.inf)
+    ends = (estimate.center, estimate.low, estimate.high)
+    center, low, high = ("" if end is None else "none" if end in failed else f"{end:.3g}" for end in ends)
     return f"{center}{f' [{low}, {high}]' if low else ''}, {estimate.kind}"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -76,7 +76,7 @@ def with_way_out(mistakes: Sequence[Mistake]) -> list[Mistake]:
     return [*others, last._replace(message=last.message + WAY_OUT)]
 
 
-def scale_of(metric: str | TableMetric | KnobMetric) -> str | None:
+def scale_of(metric: str | TableMetric | KnobMetric) -> Literal["raw", "log"] | None:
     """raw or log for a metric whose name alone tells; None for a table's."""
     if isinstance(metric, KnobMetric):
         return "log" if metric.knob in LOG_KNOBS else "raw"
@@ -99,14 +99,17 @@ def metric_text(metric: str | TableMetric | KnobMetric) -> str:
 _OVER = {"last": "last epoch", "mean": "mean over epochs", "max": "largest of all epochs", "sum": "sum over epochs"}
 
 # Fields whose values make a difference as ratios, as lr 0.1 to 1 and 1 to 10 do (assumption).
-LOG_KNOBS = ("lr", "eps", "adam_eps", "weight_sd", "batch_size", "epochs", "samples", "subset")
+LOG_KNOBS = ("lr", "adam_eps", "weight_sd", "batch_size", "epochs", "samples", "subset")
 
 
 # --- what was written -------------------------------------------------------------------------------------------------
 
 
 def parse_claim(index: int, written: Any) -> tuple[Claim | None, list[Mistake]]:
-    """One claim from plain data (lists as tuples), or everything that is wrong with its form."""
+    """One claim from plain data (lists as tuples), and everything that is wrong with its form.
+
+    With mistakes, a claim is returned only so that its settings can be looked at as well.
+    """
     if not isinstance(written, dict):
         return None, [Mistake(index, (), "a claim is a mapping with at least claim, a, b, metric and expect")]
     mistakes = []
@@ -117,11 +120,20 @@ def parse_claim(index: int, written: Any) -> tuple[Claim | None, list[Mistake]]:
     try:
         claim = Claim.model_validate(written)
     except ValidationError as error:
-        return None, [*mistakes, *_in_words(index, written, error)]
+        wrong = {str(detail["loc"][0]) for detail in error.errors()}
+        return _stand_in(written, wrong), [*mistakes, *_in_words(index, written, error)]
     scale = scale_of(claim.metric)
-    if scale is not None and (wrong := wrong_margin(claim, scale)):
-        mistakes.append(Mistake(index, ("within",), wrong))
+    if scale is not None and (unfit := wrong_margin(claim, scale)):
+        mistakes.append(Mistake(index, ("within",), unfit))
     return claim, mistakes
+
+
+def _stand_in(written: Mapping[str, Any], wrong: set[str]) -> Claim | None:
+    """The claim with harmless values for what is wrong, if its settings do not depend on it."""
+    if wrong & {"where", "each", "a", "b", "tune", "metric"}:
+        return None
+    sound = {name: value for name, value in written.items() if name not in wrong}
+    return Claim.model_validate({"claim": "?", "expect": "less", **sound})
 
 
 def wrong_margin(claim: Claim, scale: str) -> str:

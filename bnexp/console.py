@@ -311,7 +311,8 @@ def _claim_as_latex(row: ClaimRow) -> str:
     from bnexp import claim_wording
 
     lines = [r"\begin{tabular}{lp{0.75\linewidth}}", r"\toprule"]
-    title, text = row.question.title, row.question.claim.claim
+    title = row.question.title
+    text = claim_wording.heading(row.question).removeprefix(f"{title}: ")
     for what, said in ((title, text), *claim_wording.row_lines(row)):
         lines.append(f"{what.translate(_LATEX)} & {said.translate(_LATEX)}" + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])

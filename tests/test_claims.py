@@ -172,6 +172,7 @@ def test_a_claim_is_a_mapping_in_a_list():
 
 
 def test_all_problems_of_all_claims_come_with_those_of_the_file():
+    assert make_spec(f"{GRID}claims:\n").claims == ()
     text = f"""{GRID}evaluate: [runing]
 claims:
   - {{claim: c, a: {{norm: ful}}, b: {{norm: none}}, metric: fit_loss, expect: less, tune: lr}}
@@ -182,7 +183,7 @@ claims:
     with pytest.raises(SpecError) as caught:
         make_spec(text)
     places = [problem.where for problem in caught.value.problems]
-    expected = ["6:12", "8:27", "9:18", "9:34", "10:93", "11:38"]
+    expected = ["6:12", "8:26", "9:19", "9:36", "10:34", "10:98", "11:34"]
     assert places == [f"test.yaml:{place}" for place in expected]
     assert str(caught.value).count("claims=[]") == 1
     assert "claims=[]" in caught.value.problems[-1].message
@@ -335,6 +336,7 @@ def test_metrics_that_are_recorded(metric, data):
         ("n_parameters", "digits", "metric", "not recorded"),
         ("val_loss", "bump", "metric", "data.validation is 0"),
         ("test_loss", "bump", "tune", "test rows choose nothing: val_loss is not recorded: data.validation is 0"),
+        ("{table: curves, column: test_loss}", "bump", "tune", "validation chooses for test_loss"),
         ("{table: activation, column: sd}", "digits", "metric.table", "did you mean 'activations'?; tables of this"),
         ("{table: runs, column: fit_loss}", "digits", "metric.table", "measure: switches tables on"),
         ("{table: parameters, column: norm, layer: 1}", "digits", "metric.column", "columns: weight_norm, bias_norm"),
@@ -646,6 +648,26 @@ def test_lines_of_check():
     }
     assert dict(planned_lines(question, 1))["n"] == "1 seed on each side: no interval"
     assert isinstance(claim(f"{WHERE}, {AB}", "{largest: lr, such_that: learned}").claims[0].metric, KnobMetric)
+
+
+def test_free_text_stays_in_one_line_and_moves_no_cursor():
+    spec = make_spec(
+        f'{GRID}claims: [{{claim: "a\\e[31m\\nb", {WHERE}, {AB}, tune: lr, metric: fit_loss, expect: less}}]'
+    )
+    assert heading(resolve_claims(spec)[0]) == "claim 1: a [31m b"
+
+
+def test_a_knob_whose_values_make_differences(tmp_path):
+    body = TWO.replace("seeds", "train: {momentum: [0, 0.5, 0.9]}\nseeds")
+    body = body.replace("METRIC", "{largest: momentum, such_that: learned}")
+
+    def outcome(fields, seed):
+        return {"fit_loss": 1, "learned": str(fields["norm"] == "full" or float(fields["momentum"]) == 0).lower()}
+
+    row = one(study(tmp_path, body, outcome))
+    assert (row.metric.scale, row.a.estimate.center, row.b.estimate.center) == ("raw", 0.9, 0)
+    assert row.a.difference.center == pytest.approx(0.9)
+    assert ("", "0, mean; 10 seeds, 10 with one") in row_lines(row)
 
 
 def test_records_say_what_trained_them(tmp_path):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from bnexp.claims import LOG_KNOBS, Question, Side, metric_text, resolve_claims
+from bnexp.claims import Question, Side, metric_text, resolve_claims, scale_of
 from bnexp.comparison.choice import choose, in_order
 from bnexp.comparison.compared import costs_of, counts_text, extra_of, flat
 from bnexp.comparison.intervals import share_estimate
@@ -162,9 +162,8 @@ class _Reader:
     def metric(self, asked: str | TableMetric | KnobMetric) -> tuple[Metric, list[str]]:
         """How the claim's metric is compared; a note where nothing is recorded under its name."""
         if isinstance(asked, KnobMetric):
-            scale = "log" if asked.knob in LOG_KNOBS else "raw"
             end = "largest" if asked.largest else "smallest"
-            return Metric(f"{end} {asked.knob}", scale, asked.largest is not None), []  # type: ignore[arg-type]
+            return Metric(f"{end} {asked.knob}", scale_of(asked) or "raw", asked.largest is not None), []
         if isinstance(asked, TableMetric):
             why_not = self._values(asked)[1]
             known = metric_of(asked.column) if asked.table == "curves" else None
