@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
@@ -152,7 +153,7 @@ def _in_words(index: int, written: Mapping[str, Any], error: ValidationError) ->
     }
     for detail in error.errors():
         inner = tuple(part for part in detail["loc"] if part not in METRIC_FORMS)
-        message = detail["msg"].removeprefix("Value error, ").replace("tuple", "list")  # YAML has lists
+        message = detail["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("dictionary", "mapping")
         message = message[:1].lower() + message[1:]
         unknown = detail["type"] == "extra_forbidden"
         if unknown:
@@ -194,6 +195,11 @@ class _Grid:
             self._columns[leaf] = [show(getattr(getattr(setting, section), name)) for setting in self.settings]
         return self._columns[leaf]
 
+    @cached_property
+    def varying(self) -> tuple[str, ...]:
+        """The fields that differ between settings."""
+        return tuple(leaf for leaf in leaves() if len(set(self.column(leaf))) > 1)
+
     def having(self, leaf: str, places: Sequence[int]) -> Sequence[int]:
         """The settings for which the field means something: those with a norm, for placement."""
         placed = [place for place in places if self.placed[place]] if leaf == "placement" else []
@@ -216,7 +222,7 @@ class _Grid:
         """Norm none only once, whatever its placement."""
         if len(places) < 2 or all(self.placed[place] for place in places):
             return list(places)
-        columns = [self.column(leaf) for leaf in leaves() if leaf != "placement"]
+        columns = [self.column(leaf) for leaf in self.varying if leaf != "placement"]
         kept: dict[Any, int] = {}
         for place in places:
             twins = place if self.placed[place] else tuple(column[place] for column in columns)
@@ -246,9 +252,10 @@ class _Asking:
         found: list[Question] = []
         complaints: dict[tuple[str, str], list[Mapping[str, str]]] = {}  # (sides, what) -> combinations of each
         for each, inside in self._combinations(places, a, b):
-            sides = [Side(f, self._settings(self.grid.matching(inside, f))) for f in (a, b)]
-            for sides_named, message in self._complaints(inside, a, b, {**where, **each}):
+            grids = [self._by_knob(self.grid.matching(inside, fields)) for fields in (a, b)]
+            for sides_named, message in self._complaints(grids, (a, b), {**where, **each}):
                 complaints.setdefault((sides_named, message), []).append(each)
+            sides = [Side(fields, self._settings(grid)) for fields, grid in zip((a, b), grids, strict=True)]
             found.append(Question(self.index + 1, self.claim, where, each, self.knob, sides[0], sides[1]))
         for (named, message), combinations in complaints.items():
             inner: FieldPath = (named,) if len(named) == 1 else ()
@@ -356,30 +363,28 @@ class _Asking:
             found.setdefault(column[place] if column else "", []).append(place)
         return {value: self.grid.once(same) for value, same in found.items()}
 
-    def _settings(self, places: Sequence[int]) -> dict[str, Setting]:
-        return {value: self.grid.settings[same[0]] for value, same in self._by_knob(places).items()}
+    def _settings(self, places: Mapping[str, Sequence[int]]) -> dict[str, Setting]:
+        return {value: self.grid.settings[same[0]] for value, same in places.items()}
 
     def _complaints(
-        self, inside: Sequence[int], a: Mapping[str, str], b: Mapping[str, str], fixed: Mapping[str, str]
+        self, grids: Sequence[Mapping[str, Sequence[int]]], sides: Sequence[Mapping[str, str]], fixed: Mapping[str, str]
     ) -> list[tuple[str, str]]:
         """What keeps the sides from being exactly one setting, as (sides, message); both at once if it is the same."""
         found: dict[str, list[str]] = {}
-        for name, fields in (("a", a), ("b", b)):
-            places = self.grid.matching(inside, fields)
-            if not places:
+        for name, fields, grid in zip("ab", sides, grids, strict=True):
+            crowded = [same for same in grid.values() if len(same) > 1]
+            if not grid:
                 together = ", ".join(f"{leaf}={value}" for leaf, value in {**fixed, **fields}.items())
                 found.setdefault(f"no setting has {together}", []).append(name)
-                continue
-            crowded = [same for same in self._by_knob(places).values() if len(same) > 1]
-            if crowded:
+            elif crowded:
                 found.setdefault(self._still_free(crowded), []).append(name)
-        return [("".join(sides), message) for message, sides in found.items()]
+        return [("".join(names), message) for message, names in found.items()]
 
     def _still_free(self, crowded: Sequence[Sequence[int]]) -> str:
         """The fields that still differ, with their values."""
         free: dict[str, dict[str, None]] = {}
         for same in crowded:
-            for leaf in leaves():
+            for leaf in self.grid.varying:
                 values = self.grid.values(leaf, same)
                 if len(values) > 1 and leaf != self.knob:
                     free.setdefault(leaf, {}).update(dict.fromkeys(values))

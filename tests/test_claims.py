@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from studies import accuracy
 from studies import study as tiny_study
 from test_cli import bnexp
 from test_comparison import study
-from tools import make_spec
+from tools import ROOT, make_spec
 
 from bnexp import source
 from bnexp.claim_checks import check_claims, taps_of
@@ -163,6 +164,19 @@ def test_what_a_claim_cannot_be(text, metric, expect, place, words):
     matching = [problem for problem in found if words in problem.message]
     assert matching, [str(problem) for problem in found]
     assert matching[0].path.startswith(f"claims.{place}")
+
+
+def test_the_example_of_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    example = readme.split("## Claims")[1].split("```yaml\n")[1].split("```")[0]
+    others = re.findall(r"^    # (metric: \{.*?\})  ", example, re.M)
+    assert len(others) == 2
+    for metric in ("metric: fit_loss", *others):
+        text = example.replace("metric: fit_loss", metric)
+        text = text.replace("within: x1.25", "within: 0.1") if "saturated" in metric else text  # not a ratio
+        spec = make_spec(GRID + (text.replace("tune: lr", "") if "such_that" in metric else text))
+        assert len(resolve_claims(spec)) == 2
+        check_claims(spec, study_tables(spec, ["classification"]), {spec.settings[0].data: "classification"})
 
 
 def test_a_claim_is_a_mapping_in_a_list():
