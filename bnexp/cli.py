@@ -19,7 +19,7 @@ import typer
 from bnexp import __version__, errors
 
 if TYPE_CHECKING:
-    from bnexp.comparison import Comparison
+    from bnexp.comparison import ClaimRow, Comparison
     from bnexp.experiment import Summary
 
 app = typer.Typer(
@@ -139,17 +139,19 @@ def train(
 def _report_training(summary: Summary, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Say what was trained, compare, and fail if a shard did."""
     from bnexp import console
-    from bnexp.comparison import compare_runs
+    from bnexp.comparison import compare_runs, list_claims
     from bnexp.results import load_results
 
-    folder = summary.outline.folder
     comparisons: tuple[Comparison, ...] = ()
+    claims: tuple[ClaimRow, ...] = ()
     if not quiet or as_json:
-        comparisons = compare_runs(load_results([folder])[0])
+        results = load_results([summary.outline.folder])[0]
+        comparisons, claims = compare_runs(results), list_claims(results)
     if as_json:
-        console.print_json({"training": console.summary_record(summary), **console.comparison_document(comparisons)})
+        document = console.comparison_document(comparisons, claims)
+        console.print_json({"training": console.summary_record(summary), **document})
     elif not quiet:
-        console.print_comparisons(comparisons)
+        console.print_comparisons(comparisons, claims=claims)
     console.print_summary(summary, quiet)
     if summary.failures:
         shown = {text if verbose else text.strip().splitlines()[-1] for text in summary.failures.values()}
@@ -157,6 +159,34 @@ def _report_training(summary: Summary, as_json: bool, quiet: bool, verbose: bool
             f"{len(summary.failures)} shards failed ({'; '.join(sorted(shown))}); the same command tries them again"
             + ("" if verbose else ", -v shows the traceback")
         )
+
+
+@app.command()
+@exits
+def check(
+    config: Annotated[Path, typer.Argument(help="The spec, a YAML file.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key=value]…", help="Replace fields, as in train.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Results folder [default: results/NAME].", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Say what would run and what each claim compares; nothing is trained or written.
+
+    Every mistake of the spec, its data and its claims is shown with its place (exit code 2).
+    """
+    from bnexp import console
+    from bnexp.loading import load_spec
+
+    spec = load_spec(config, overrides or ())
+    from bnexp.claims import resolve_claims
+    from bnexp.experiment import Request, run_experiment
+
+    summary = run_experiment(spec, Request(out), console.Progress(silent=True), dry_run=True)
+    console.print_check(summary.outline, resolve_claims(spec), as_json)
 
 
 @app.command()
@@ -172,9 +202,12 @@ def compare(
     tune: Annotated[str, typer.Option(help="The knob of which each side takes its best value.")] = "lr",
     format: Annotated[str, typer.Option(help="table, json, csv, markdown or latex.")] = "table",
 ) -> None:
-    """One row per setting: mean with its 95 % interval over seeds, and the paired difference to the baseline."""
+    """One row per setting: mean with its 95 % interval over seeds, and the paired difference to the baseline.
+
+    The spec's claims follow, each with both sides' means; not with --where or --metric, for claims name their own.
+    """
     from bnexp import console
-    from bnexp.comparison import compare_runs
+    from bnexp.comparison import compare_runs, list_claims
     from bnexp.results import load_results
 
     if format not in console.FORMATS:
@@ -184,9 +217,12 @@ def compare(
     )
     chosen = {key: value.split("|") for key, value in _pairs("--where", where).items()}
     comparisons: list[Comparison] = []
+    claims: list[ClaimRow] = []
     for one in load_results(results or ()):
         comparisons += compare_runs(one, given, metric, chosen, [k for k in by.split(",") if k], tune)
-    console.print_comparisons(comparisons, format)
+        if not chosen and metric is None:
+            claims += list_claims(one)
+    console.print_comparisons(comparisons, format, claims)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import sys
 import time
@@ -19,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from bnexp.comparison import Comparison, Row
+    from bnexp.claims import Question
+    from bnexp.comparison import ClaimRow, Comparison, Row
     from bnexp.executors import Message
     from bnexp.experiment import Outline, Summary
     from bnexp.plan import Stack
@@ -119,20 +121,24 @@ def _loss(message: Message) -> str:
 # --- comparisons ------------------------------------------------------------------------------------------------------
 
 
-def print_comparisons(comparisons: Sequence[Comparison], format: str = "table") -> None:
-    """Print comparisons on stdout in one of FORMATS."""
-    writers: dict[str, Callable[[Sequence[Comparison]], str]] = {
-        "json": lambda found: json.dumps(comparison_document(found), indent=1, ensure_ascii=False) + "\n",
-        "csv": _as_csv,
-        "markdown": lambda found: "\n\n".join(map(_as_markdown, found)) + "\n",
-        "latex": lambda found: "\n".join(map(_as_latex, found)),
+def print_comparisons(
+    comparisons: Sequence[Comparison], format: str = "table", claims: Sequence[ClaimRow] = ()
+) -> None:
+    """Print comparisons, and the claims after them, on stdout in one of FORMATS."""
+    writers: dict[str, Callable[[], str]] = {
+        "json": lambda: json.dumps(comparison_document(comparisons, claims), indent=1, ensure_ascii=False) + "\n",
+        "csv": lambda: _as_csv(comparisons, claims),
+        "markdown": lambda: "\n\n".join([*map(_as_markdown, comparisons), *map(_claim_as_markdown, claims)]) + "\n",
+        "latex": lambda: "\n".join([*map(_as_latex, comparisons), *map(_claim_as_latex, claims)]),
     }
     if format in writers:
-        sys.stdout.write(writers[format](comparisons))
+        sys.stdout.write(writers[format]())
         return
     console = _console()
     for comparison in comparisons:
         _print_table(console, comparison)
+    for study, rows in itertools.groupby(claims, key=lambda row: row.study):
+        _print_claims(console, study, list(rows))
     if comparisons:
         from bnexp.comparison import NOT_COVERED
 
@@ -161,6 +167,26 @@ def _print_table(console: Console, comparison: Comparison) -> None:
         console.print()
     for note in comparison.notes:
         console.print(Text(note, style="dim"))
+
+
+def _print_claims(console: Console, study: str, rows: Sequence[ClaimRow]) -> None:
+    from bnexp import claim_wording
+
+    console.print(Text(f"{study} · {claim_wording.LISTED}", style="bold"))
+    for row in rows:
+        _print_block(console, claim_wording.heading(row.question), claim_wording.row_lines(row))
+
+
+def _print_block(console: Console, heading: str, lines: Sequence[tuple[str, str]]) -> None:
+    """A heading and lines that wrap under themselves."""
+    console.print()
+    console.print(Text(heading))
+    grid = Table.grid(padding=(0, 2), pad_edge=False)
+    grid.add_column(width=max(len(what) for what, _ in lines) + 2)
+    grid.add_column(overflow="fold")
+    for what, text in lines:
+        grid.add_row(Text(f"  {what}", style="dim"), Text(text))
+    console.print(grid)
 
 
 def _numbered_notes(rows: Sequence[Row], metric: str) -> dict[str, int]:
@@ -197,9 +223,10 @@ def _cells(comparison: Comparison, row: Row, axes: Sequence[str]) -> list[str]:
     return [*settings, wording.learned_text(row), estimate, wording.difference_text(row, comparison.metric)]
 
 
-def comparison_document(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """Comparisons as one JSON document."""
-    from bnexp.comparison import to_records
+def comparison_document(comparisons: Sequence[Comparison], claims: Sequence[ClaimRow]) -> dict[str, Any]:
+    """Comparisons and claims as one JSON document."""
+    from bnexp.claim_wording import row_record
+    from bnexp.comparison import claim_records, to_records
 
     return {
         "schema": 1,
@@ -215,13 +242,15 @@ def comparison_document(comparisons: Sequence[Comparison]) -> dict[str, Any]:
             }
             for comparison in comparisons
         ],
+        "claims": [row_record(row, claim_records(row)) for row in claims],
     }
 
 
-def _as_csv(comparisons: Sequence[Comparison]) -> str:
-    from bnexp.comparison import to_records
+def _as_csv(comparisons: Sequence[Comparison], claims: Sequence[ClaimRow]) -> str:
+    from bnexp.comparison import claim_records, to_records
 
     records = [record for comparison in comparisons for record in to_records(comparison)]
+    records += [record for row in claims for record in claim_records(row)]
     columns = list(dict.fromkeys(key for record in records for key in record))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
@@ -242,6 +271,13 @@ def _as_markdown(comparison: Comparison) -> str:
         lines += ["", subtitle, "", row_of(header), row_of(["---"] * len(header))]
         lines += [row_of([*_cells(comparison, r, axes), wording.notes_of(r, comparison.metric)]) for r in rows]
     return "\n".join([*lines, *(f"\n{note}" for note in comparison.notes)])
+
+
+def _claim_as_markdown(row: ClaimRow) -> str:
+    from bnexp import claim_wording
+
+    lines = [f"- {what}: {text}" if what else f"  {text}" for what, text in claim_wording.row_lines(row)]
+    return "\n".join([f"**{claim_wording.heading(row.question)}**", "", *lines])
 
 
 _LATEX = str.maketrans(
@@ -268,6 +304,18 @@ def _as_latex(comparison: Comparison) -> str:
         lines += [" & ".join(c.translate(_LATEX) for c in _cells(comparison, r, axes)) + r" \\" for r in rows]
         lines += [r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join(lines)
+
+
+def _claim_as_latex(row: ClaimRow) -> str:
+    """A description of two columns: what, and its text."""
+    from bnexp import claim_wording
+
+    lines = [r"\begin{tabular}{lp{0.75\linewidth}}", r"\toprule"]
+    title = row.question.title
+    text = claim_wording.heading(row.question).removeprefix(f"{title}: ")
+    for what, said in ((title, text), *claim_wording.row_lines(row)):
+        lines.append(f"{what.translate(_LATEX)} & {said.translate(_LATEX)}" + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def wording_line(text: str) -> str:
@@ -317,22 +365,26 @@ def print_summary(summary: Summary, quiet: bool) -> None:
     _console(stderr=True).print(Text(text), soft_wrap=True)
 
 
-def print_outline(outline: Outline, as_json: bool) -> None:
-    """What would run."""
-    left = sum(len(stack.runs) for stack in outline.stacks)
-    record = {
+def outline_record(outline: Outline) -> dict[str, Any]:
+    """What would run, as plain data."""
+    return {
         "name": outline.spec.name,
         "folder": str(outline.folder),
         "settings": len(outline.spec.settings),
         "seeds": len(outline.spec.seeds),
         "runs": len(outline.runs),
         "finished": outline.done,
-        "to_train": left,
+        "to_train": sum(len(stack.runs) for stack in outline.stacks),
         "stacks": [len(stack.runs) for stack in outline.stacks],
         "device": outline.device,
         "workers": outline.workers,
         "estimated_seconds": round(outline.seconds, 1),
     }
+
+
+def print_outline(outline: Outline, as_json: bool) -> None:
+    """What would run."""
+    record = outline_record(outline)
     if as_json:
         print_json(record)
         return
@@ -340,6 +392,21 @@ def print_outline(outline: Outline, as_json: bool) -> None:
     for key, value in record.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         console.print(Text(f"{key.replace('_', ' '):>18}  {shown}"))
+
+
+def print_check(outline: Outline, questions: Sequence[Question], as_json: bool) -> None:
+    """What would run, and what each claim asks of it."""
+    from bnexp import claim_wording
+
+    n = len(outline.spec.seeds)
+    if as_json:
+        claims = [claim_wording.planned_record(question, n) for question in questions]
+        print_json({**outline_record(outline), "claims": claims})
+        return
+    print_outline(outline, as_json=False)
+    console = _console()
+    for question in questions:
+        _print_block(console, claim_wording.heading(question), claim_wording.planned_lines(question, n))
 
 
 def print_written(paths: Sequence[Path]) -> None:

@@ -21,6 +21,7 @@ import torch
 
 import bnexp
 from bnexp import source, store
+from bnexp.claim_checks import check_claims
 from bnexp.data import Dataset, load_dataset
 from bnexp.errors import DeviceUnavailable, ResultsError, UsageError
 from bnexp.executors import (
@@ -96,6 +97,8 @@ def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bo
     datasets = load_datasets(spec)
     shapes = {fields: _shape(dataset) for fields, dataset in datasets.items()}
     runs = make_runs(spec, shapes)
+    tasks = {fields: dataset.task for fields, dataset in datasets.items()}
+    check_claims(spec, study_tables(spec, tasks.values()), tasks)
     device = resolve_device(request.device)
     folder = request.out or Path("results") / spec.name
     if dry_run:
@@ -256,6 +259,11 @@ class _Study:
                 "exact_stack": old.get("exact_stack") if self.summary.exact_stack is None else self.summary.exact_stack,
                 "git": _git(),
                 "data": _checksums(self.datasets),
+                "log_columns": {
+                    table.name: logged
+                    for table in self.tables.values()
+                    if (logged := [column.name for column in table.columns if column.log])
+                },
                 "runs": [{"id": run.id, "key": run.key} for run in self.outline.runs],
                 "committed": sorted(self.commits) if assembled else list(old.get("committed", ())),
                 "failures": {name: text.strip().splitlines()[-1] for name, text in self.summary.failures.items()},

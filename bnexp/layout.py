@@ -5,7 +5,10 @@ Both sides of the folder lean on this: the one that writes (store, tables) and t
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from typing import Literal, NamedTuple
+
+import numpy as np
 
 from bnexp.spec import Spec, leaves
 
@@ -24,12 +27,26 @@ STATUSES = ("pending", "running", "done", "diverged", "failed")
 ALWAYS = ("data", "hidden", "activation", "norm", "placement", "optimizer", "lr", "batch_size", "epochs")
 
 
+# The metrics of curves.csv and runs.csv, by kind: (scale they are compared on, higher is better). STATISTICS rule 1.
+METRIC_KINDS: dict[str, tuple[Literal["raw", "log"], bool]] = {
+    "loss": ("log", False),
+    "accuracy": ("raw", True),
+    "r2": ("raw", True),
+    "unexplained": ("log", False),
+}
+METRIC = re.compile(rf"(train|fit|val|test)_({'|'.join(METRIC_KINDS)})((?:_\w+)?)")  # split, kind, _statistics
+
+
 class Column(NamedTuple):
-    """A column of a table: its name, unit and meaning. The README's reference is made from these."""
+    """A column of a table: its name, unit and meaning. The README's reference is made from these.
+
+    ``log``: it is compared on logs, as a ratio.
+    """
 
     name: str
     unit: str
     meaning: str
+    log: bool = False
 
 
 class Table(NamedTuple):
@@ -54,6 +71,11 @@ OUTCOME_COLUMNS = (
     Column("order_id", "", "o + checksum of the first epoch's row order"),
 )
 OUTCOMES = tuple(column.name for column in OUTCOME_COLUMNS)
+
+
+def tracked_units(width: int, track: int) -> list[int]:
+    """Indices of the tracked units: ``track`` of them, evenly spaced from first to last; all if there are fewer."""
+    return sorted({int(i) for i in np.linspace(0, width - 1, min(track, width)).round()})
 
 
 def setting_columns(spec: Spec) -> tuple[str, ...]:

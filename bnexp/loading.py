@@ -17,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from bnexp import source
+from bnexp.claims import ask, parse_claim
 from bnexp.errors import Problem, SpecError, did_you_mean
 from bnexp.source import Document, FieldPath
 from bnexp.spec import (
@@ -31,6 +32,7 @@ from bnexp.spec import (
     contradictions,
     is_axis,
     is_safe_name,
+    leaf_of,
     setting_fields,
 )
 
@@ -367,28 +369,28 @@ class _Resolver:
             found[key] = checked if ok else known[key].default
         return found
 
-    def _claims(self) -> tuple[Claim, ...]:
+    def _claims(self) -> dict[int, Claim]:
+        """The claims that are well formed, by their index in the list."""
         given = self.given.get("claims")
         if given is None or given.value is None:
-            return ()
+            return {}
         if not isinstance(given.value, list):
             self.problems.append(given.problem("claims is a list"))
-            return ()
-        claims = []
+            return {}
+        claims = {}
         for index, written in enumerate(given.value):
-            if not isinstance(written, dict):
-                self.problems.append(given.problem("a claim is a mapping with at least claim: text", (index,)))
-                continue
-            try:
-                claims.append(Claim.model_validate(written))
-            except ValidationError as error:
-                for detail in error.errors():
-                    inner = (index, *(part for part in detail["loc"] if isinstance(part, str | int)))
-                    unknown = detail["type"] == "extra_forbidden"
-                    hint = did_you_mean(str(inner[-1]), Claim.model_fields) if unknown else ""
-                    message = f"no such field{hint}" if unknown else _lower(detail["msg"])
-                    self.problems.append(given.problem(message, inner, at_key=unknown))
-        return tuple(claims)
+            claim, mistakes = parse_claim(index, _tuples_inside(written))
+            self.problems += [self._claim_problem(*mistake) for mistake in mistakes]
+            if claim is not None:
+                claims[index] = claim
+        return claims
+
+    def _claim_problem(self, index: int, inner: FieldPath, message: str, at_key: bool = False) -> Problem:
+        """A problem at a place in a claim, where fields may be written as ``lr`` or ``train.lr``."""
+        given = self.given["claims"]
+        if len(inner) == 2 and isinstance(fields := given.value[index].get(inner[0]), dict):
+            inner = (inner[0], next((name for name in fields if leaf_of(name) == inner[1]), inner[1]))
+        return given.problem(message, (index, *inner), at_key)
 
     def _text(self, name: str, default: str) -> str:
         given = self.given.get(name)
@@ -409,9 +411,12 @@ class _Resolver:
 
     def spec(self) -> Spec:
         """Build the Spec, or raise every problem that was found, in the order of the file."""
-        name, question, seeds = self._name(), self._text("question", ""), self._seeds()
         settings, origins = self._settings()
+        sound = not self.problems  # else claims would be asked of settings that nobody meant
+        name, question, seeds = self._name(), self._text("question", ""), self._seeds()
         study, measure, claims = self._study(), self._measure(), self._claims()
+        if sound:
+            self.problems += [self._claim_problem(*mistake) for mistake in ask(claims, settings)[1]]
         if self.problems:
             raise SpecError(sorted(dict.fromkeys(self.problems), key=_position))
         origin_of = {setting.key(): origin for setting, origin in zip(settings, origins, strict=True)}
@@ -419,8 +424,9 @@ class _Resolver:
         def locate(setting: Setting, path: str, message: str) -> Problem:
             return self._point(origin_of[setting.key()], path, message)
 
-        document = self._resolved(name, question, seeds, study, measure, claims)
-        return Spec(name, question, tuple(settings), seeds, study, measure, claims, document, locate)
+        said = tuple(claims.values())
+        document = self._resolved(name, question, seeds, study, measure, said)
+        return Spec(name, question, tuple(settings), seeds, study, measure, said, document, locate, self._claim_problem)
 
     def _resolved(
         self,
@@ -480,6 +486,13 @@ def _validator(info: FieldInfo) -> TypeAdapter[Any]:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _tuples_inside(value: Any) -> Any:
+    """Lists as tuples, also in mappings."""
+    if isinstance(value, dict):
+        return {key: _tuples_inside(item) for key, item in value.items()}
+    return tuple(map(_tuples_inside, value)) if isinstance(value, list) else value
 
 
 def _explain(error: ValidationError, value: Any) -> str:

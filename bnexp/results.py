@@ -59,6 +59,19 @@ class Results:
         """The experiment's name."""
         return self.spec.name
 
+    @property
+    def versions(self) -> str:
+        """What trained it: ``bnexp 0.1.0, torch 2.13.0+cpu, python 3.11.9``; empty if meta.json does not say."""
+        found = self.meta.get("versions")
+        known = found if isinstance(found, dict) else {}
+        return ", ".join(f"{name} {known[name]}" for name in ("bnexp", "torch", "python") if name in known)
+
+    def log_columns(self, table: str) -> tuple[str, ...]:
+        """The columns of a table that are compared as ratios, as training wrote them down in meta.json."""
+        found = self.meta.get("log_columns")
+        columns = found.get(table) if isinstance(found, dict) else None
+        return tuple(map(str, columns)) if isinstance(columns, list) else ()
+
     def table(self, name: str) -> DataFrame | None:
         """The rows of one tidy CSV (curves, activations, units, parameters, items, …); None if it was not recorded."""
         if name == "runs":

@@ -34,7 +34,7 @@ def curve_table(tasks: Iterable[str], evaluate: Sequence[str]) -> Table:
         suffix = "" if kind in ("train", "running") else f"_{kind}"
         for split in ["train"] if kind == "train" else ["fit", "val", "test"]:
             meaning = _METRIC_MEANING[split] + (f", by {kind} statistics" if suffix else "")
-            columns.append(Column(f"{split}_loss{suffix}", "nats or squared SDs", meaning))
+            columns.append(Column(f"{split}_loss{suffix}", "nats or squared SDs", meaning, log=True))
             columns += [Column(f"{split}_{score}{suffix}", "1", meaning) for score in scores]
     return Table("curves", (), tuple(columns))
 

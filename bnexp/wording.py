@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from bnexp.comparison import Comparison, Estimate, Row
+from bnexp.comparison.metrics import Metric
 
 FAILED, BASELINE_FAILED = "did not learn", "baseline did not"  # differences by rank: one side failed in the middle pair
 
@@ -56,6 +57,28 @@ def difference_text(row: Row, metric: str) -> str:
     if estimate.low is not None and estimate.high is not None:
         text += f" [{_end(estimate.low, metric)}, {_end(estimate.high, metric)}]"
     return text
+
+
+def contrast_text(difference: Estimate, metric: Metric, a_failed: bool, b_failed: bool) -> str:
+    """a − b, or a / b, of the sides of a claim; in words where the middle pair has a run without a finite number.
+
+    ``a_failed``, ``b_failed``: whether any run of the side failed, else it is a zero whose logarithm is not finite.
+    """
+    tie = 0 if difference.scale == "raw" else 1
+    center = difference.center
+    if math.isnan(center):
+        return "a failed in half of the pairs, b in the other half"
+    if math.isinf(center) or (difference.scale == "log" and center == 0):
+        worse, other = ("a", "b") if (center > tie) != metric.higher_is_better else ("b", "a")
+        failed = a_failed if worse == "a" else b_failed
+        return f"{worse} failed in the middle pair" if failed else f"{other} is 0 in the middle pair"
+    median = "median " if difference.kind.startswith("median") and center != tie else ""
+    if difference.scale == "log":
+        return median + _ratio_text(difference)
+    text = median + quantity(center, metric.name, signed=True)
+    if difference.low is not None and difference.high is not None:
+        text += f" [{_end(difference.low, metric.name)}, {_end(difference.high, metric.name)}]"
+    return f"{text} points" if is_percent(metric.name) else text
 
 
 def learned_text(row: Row) -> str:

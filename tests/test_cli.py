@@ -182,7 +182,7 @@ def test_help_and_version_load_nothing_heavy(tmp_path):
         "import sys; from bnexp.cli import main\ntry:\n    main()\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'pandas', 'scipy', 'altair', 'numpy'} & set(sys.modules)\nassert not heavy, heavy"
     )
-    for words in (["--help"], ["-h"], ["--version"], ["train", "--help"], ["compare", "-h"]):
+    for words in (["--help"], ["-h"], ["--version"], ["train", "--help"], ["check", "--help"], ["compare", "-h"]):
         found = subprocess.run(
             [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path, check=False
         )

@@ -168,7 +168,8 @@ def test_another_study_is_refused_with_the_difference(finished, tmp_path):
 
 def test_name_question_and_claims_may_change(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "small")
-    assert run(folder, text=SPEC + "question: another\nclaims: [{claim: stated}]").trained == 0
+    claim = "{claim: c, each: [lr], a: {norm: none}, b: {norm: full}, metric: fit_loss, expect: less}"
+    assert run(folder, text=SPEC + f"question: another\nclaims: [{claim}]").trained == 0
     meta = json.loads((folder / "meta.json").read_text())
     assert len(meta["claims_sha256"]) == 2
     assert load_spec(folder / "spec.yaml").question == "another"

@@ -33,7 +33,7 @@ PANDAS_ROOMS = {"results", "comparison", "aggregates", "charts", "figure_parts",
 PANDAS_ROOMS |= {"figures_training"}
 ROOMS = {
     "yaml": {"source"},
-    "pydantic": {"spec", "loading"},
+    "pydantic": {"spec", "loading", "claims"},
     "typer": {"cli"},
     "rich": {"console"},
     "altair": {"charts"},
@@ -99,7 +99,9 @@ def test_imports_have_no_cycle():
         visit(name, ())
 
 
-@pytest.mark.parametrize("module", ["page", "results", "comparison", "plan", "spec", "loading", "data", "layout"])
+@pytest.mark.parametrize(
+    "module", ["page", "results", "comparison", "plan", "spec", "loading", "data", "layout", "claims"]
+)
 def test_rooms_outside_the_torch_wing_do_not_load_torch(module):
     code = f"import sys, bnexp.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -123,7 +123,7 @@ def test_all_mistakes_come_at_once_with_their_places():
             "seeds: -1",
             "evaluate: [runing]",
             "measure: [activation, shfit]",
-            "claims: [{claim: a, expct: less}]",
+            "claims: [{claim: a, expct: less, a: {norm: none}, b: {norm: full}, metric: fit_loss, expect: less}]",
         ]
     )
     found = problems_of(text)
@@ -207,7 +207,7 @@ train: {lr: [1e-3, 1], adam_betas: [0.8, 0.99]}
 seeds: [3, 1]
 measure: {activations: {every: 3}}
 variants: [{train.lr: 2}, {data: {path: x.csv}}]
-claims: [{claim: a, a: {norm: none}, b: {norm: full}, expect: less}]
+claims: [{claim: a, each: [hidden, path, lr], a: {norm: none}, b: {norm: full}, metric: fit_loss, expect: less}]
 """
     (tmp_path / "in" / "study.yaml").write_text(text, encoding="utf-8")
     spec = load_spec(tmp_path / "in" / "study.yaml")

@@ -7,7 +7,6 @@ import pytest
 import torch
 from measure_tools import (
     check_alone_equals_stacked,
-    check_cadence,
     check_quarantine,
     check_training_is_untouched,
     module_twin,
@@ -120,7 +119,9 @@ def test_alone_equals_stacked(activation, placement, n_inputs):
 
 
 def test_cadence():
-    check_cadence("predictions", "predictions", n_inputs=1)
+    for every, expected in ((2, [0, 2, 4, 5]), (0, [5])):  # 0: the final network alone
+        epochs = train_runs(*study(f"{{predictions: {{every: {every}}}}}", epochs=5, n_inputs=1))
+        assert [epoch.number for epoch in epochs if rows(epoch, "predictions")] == expected
 
 
 def test_a_diverging_neighbour_changes_nothing():

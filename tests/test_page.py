@@ -28,7 +28,9 @@ data: digits
 model: {norm: [none, standardize, full]}
 train: {lr: [0.1, 0.3], epochs: 3}
 seeds: 6
-claims: [{claim: Full is better., source: a paper}]
+claims:
+  - {claim: Full is better., source: a paper, each: [activation, placement], a: {norm: full}, b: {norm: none},
+     metric: fit_loss, tune: lr, expect: less}
 """
 EVIL = "</script><img src=x onerror=alert(1)>"
 

@@ -58,6 +58,7 @@ class Comparison:
     tune: str | None
     tuned_by: str
     notes: tuple[str, ...]
+    versions: str = ""  # of bnexp, torch and Python that trained it
 
 
 def compare_runs(
@@ -104,16 +105,21 @@ def _record(comparison: Comparison, table: str, row: Row) -> dict[str, Any]:
     record |= {"n_diverged": row.n_diverged, "n_missing": row.n_missing}
     named = {"learned_share": row.learned_share, "": row.estimate, "of_learned": row.of_learned}
     for name, estimate in {**named, "difference": row.difference}.items():
-        record |= _flat(name, estimate)
+        record |= flat(name, estimate)
     record |= {"baseline": comparison.baseline, "paired": row.paired, "correlation": row.correlation}
     record |= {"p_sign_flip": row.p_sign_flip, "p_sign": row.p_sign, "p_mcnemar": row.p_mcnemar}
-    record["chosen"] = "; ".join(f"{value} in {count}" for value, count in (row.chosen or {}).items())
+    record["chosen"] = counts_text(row)
     record["within_one_se"] = "; ".join(row.within_one_se)
-    record["note"] = row.note
+    record |= {"note": row.note, "versions": comparison.versions}
     return record
 
 
-def _flat(name: str, estimate: Estimate | None) -> dict[str, Any]:
+def counts_text(row: Row) -> str:
+    """How often each value of a tuned knob was chosen: ``0.1 in 7; 1 in 3``."""
+    return "; ".join(f"{value} in {count}" for value, count in (row.chosen or {}).items())
+
+
+def flat(name: str, estimate: Estimate | None) -> dict[str, Any]:
     """An estimate's numbers, its kind and why it has no interval, each under the name."""
     prefix = f"{name}_" if name else ""
     numbers = {key: getattr(estimate, key, None) for key in ("center", "low", "high", "sd")}
@@ -187,6 +193,7 @@ def _compare(
         tune=knob,
         tuned_by=tuner.name if tuner and best_rows else "",
         notes=(*_row_notes(rows, best_rows, axes, baseline), *([] if agree else [_DISAGREE]), *notes),
+        versions=results.versions,
     )
 
 
@@ -275,19 +282,19 @@ def _best_rows(
             notes.append(f"no choice of {knob} for {_text(setting)}: no {tuner.name} was recorded")
             continue
         target = tuple(on_axes({**setting, **{k: v for k, v in fields.items() if k in setting}}, leaves).values())
-        choice = choose({value: _costs(cell.runs, tuner) for value, cell in grid.items()})
+        choice = choose({value: costs_of(cell.runs, tuner) for value, cell in grid.items()})
         chosen += len(choice.by_seed)
         runs = {seed: grid[value].runs[seed] for seed, value in choice.by_seed.items() if seed in grid[value].runs}
         same = target not in grids or in_order(list(grids[target])) == in_order(list(grid))
         entries.append(
-            (setting, runs, _extra(choice, knob, "" if same else f"its baseline has another grid of {knob}"))
+            (setting, runs, extra_of(choice, knob, "" if same else f"its baseline has another grid of {knob}"))
         )
     if not chosen:
         return (), [f"no choice of {knob}: the other seeds choose for each seed, so it takes two that finished"]
     return _rows(entries, seeds, metric, fields), notes
 
 
-def _costs(runs: Runs, tuner: Metric) -> dict[int, float]:
+def costs_of(runs: Runs, tuner: Metric) -> dict[int, float]:
     """The choosing metric by seed, turned so that less is better; +inf where the run failed."""
     return {
         seed: tuner.cost(tuner.on_scale(run.values.get(tuner.name, math.nan), not run.learned))
@@ -295,7 +302,8 @@ def _costs(runs: Runs, tuner: Metric) -> dict[int, float]:
     }
 
 
-def _extra(choice: Choice, knob: str, grid_note: str) -> Extra:
+def extra_of(choice: Choice, knob: str, grid_note: str) -> Extra:
+    """What a tuned row says of the choice: split votes, values at the grid's edge."""
     n = sum(choice.counts.values())
     split_votes = ", ".join(f"{value} in {count} of {n}" for value, count in choice.counts.items())
     parts = (

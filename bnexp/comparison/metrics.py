@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
 from bnexp.comparison.intervals import Scale
-
-# kind -> (scale, higher is better)
-KINDS: dict[str, tuple[Scale, bool]] = {
-    "loss": ("log", False),
-    "accuracy": ("raw", True),
-    "r2": ("raw", True),
-    "unexplained": ("log", False),
-}
-_NAME = re.compile(rf"(train|fit|val|test)_({'|'.join(KINDS)})((?:_\w+)?)")
+from bnexp.layout import METRIC, METRIC_KINDS
 
 
 @dataclass(frozen=True)
@@ -41,13 +32,13 @@ class Metric:
 
 def metric_of(name: str) -> Metric | None:
     """The metric of a column name; None if the column is not one."""
-    match = _NAME.fullmatch(name)
-    return Metric(name, *KINDS[match[2]]) if match else None
+    match = METRIC.fullmatch(name)
+    return Metric(name, *METRIC_KINDS[match[2]]) if match else None
 
 
 def choosers(name: str) -> tuple[str, ...]:
     """The columns that may choose a setting for a metric, best first: validation for test, else itself."""
-    match = _NAME.fullmatch(name)
+    match = METRIC.fullmatch(name)
     if not match or match[1] != "test":
         return (name,)
     exact, plain = f"val_{match[2]}{match[3]}", f"val_{match[2]}"

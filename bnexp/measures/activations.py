@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from bnexp.layout import Column, Table
-from bnexp.measures.base import LAYER, TAP, Measure, Reading, Record, learns_affine, tracked_units
+from bnexp.layout import Column, Table, tracked_units
+from bnexp.measures.base import LAYER, TAP, Measure, Reading, Record, learns_affine
 
 NEAR_ZERO = 0.05  # |x| at most this
 SATURATED_SLOPE = 0.0475  # sigmoid: g(1 − g) below this, i.e. g outside [.05, .95]
@@ -26,7 +26,7 @@ LAYER_TABLE = Table(
     (
         Column("mean", "activation", "mean over units of the unit means"),
         Column("mean_spread", "activation", "SD over units of the unit means"),
-        Column("sd", "activation", "mean over units of the unit SDs"),
+        Column("sd", "activation", "mean over units of the unit SDs", log=True),
         Column("min", "activation", "mean over units of the unit minima"),
         Column("max", "activation", "mean over units of the unit maxima"),
         Column("near_zero", "share", f"probe rows with |x| ≤ {NEAR_ZERO}"),
@@ -39,7 +39,7 @@ UNIT_TABLE = Table(
     (LAYER, TAP, Column("unit", "", "index of a tracked unit, from 0")),
     (
         Column("mean", "activation", "mean over the probe rows"),
-        Column("sd", "activation", "biased SD over the probe rows"),
+        Column("sd", "activation", "biased SD over the probe rows", log=True),
         Column("p15", "activation", "15th percentile (nearest rank)"),
         Column("p50", "activation", "median (nearest rank)"),
         Column("p85", "activation", "85th percentile (nearest rank)"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from torch import Tensor
 
 from bnexp.batches import Rows
@@ -97,11 +96,6 @@ class Measure(NamedTuple):
     read_step: Callable[[NextStep], Iterator[Record]] | None = None
     trace: Callable[[Reading, int], Iterator[Record]] | None = None
     needs_last_step: bool = False
-
-
-def tracked_units(width: int, track: int) -> list[int]:
-    """Indices of the tracked units: ``track`` of them, evenly spaced from first to last; all if there are fewer."""
-    return sorted({int(i) for i in np.linspace(0, width - 1, min(track, width)).round()})
 
 
 def learns_affine(runs: Sequence[Run]) -> list[bool]:

@@ -33,10 +33,16 @@ TABLE = Table(
     (LAYER,),
     (
         Column(
-            "gradient_square", "(loss/activation)²", "mean over units of Σ(∂mean loss/∂preactivation)² over probe rows"
+            "gradient_square",
+            "(loss/activation)²",
+            "mean over units of Σ(∂mean loss/∂preactivation)² over probe rows",
+            log=True,
         ),
         Column(
-            "weighted_square", "loss²", "the same, each unit times its preactivation's variance over the probe rows"
+            "weighted_square",
+            "loss²",
+            "the same, each unit times its preactivation's variance over the probe rows",
+            log=True,
         ),
         Column("ratio", "1", f"gradient_square over that of the next layer; {_LAST}"),
         Column("weighted_ratio", "1", f"weighted_square over that of the next layer; {_LAST}"),

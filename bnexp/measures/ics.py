@@ -34,8 +34,9 @@ TABLE = Table(
             "difference",
             "loss/weight",
             f"‖G − G′‖, G = ∂loss/∂W, G′ after the layers below took the optimizer's next step, {_WHEN}; 0 in layer 1",
+            log=True,
         ),
-        Column("relative", "1", f"‖G − G′‖/‖G‖, {_WHEN}; 0 in layer 1"),
+        Column("relative", "1", f"‖G − G′‖/‖G‖, {_WHEN}; 0 in layer 1", log=True),
         Column("cosine", "1", f"cos(G, G′), {_WHEN}; 1 in layer 1"),
     ),
 )

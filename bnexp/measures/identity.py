@@ -45,14 +45,24 @@ TABLE = Table(
     "identity",
     (LAYER,),
     (
-        Column("exact", "SD", f"{_RESIDUAL}; γ = sqrt(var + ε), β = mean: rounding alone"),
-        Column("naive", "SD", f"{_RESIDUAL}; γ = SD, β = mean: 1 − SD/sqrt(var + ε)"),
-        Column("minibatch", "SD", f"{_RESIDUAL}; γ, β as in exact, â by minibatches of the batch size"),
-        Column("minibatch_expected", "SD", "mean over units of sqrt((κ + 3)/(4B)), κ the kurtosis, B the batch size"),
+        Column("exact", "SD", f"{_RESIDUAL}; γ = sqrt(var + ε), β = mean: rounding alone", log=True),
+        Column("naive", "SD", f"{_RESIDUAL}; γ = SD, β = mean: 1 − SD/sqrt(var + ε)", log=True),
+        Column("minibatch", "SD", f"{_RESIDUAL}; γ, β as in exact, â by minibatches of the batch size", log=True),
+        Column(
+            "minibatch_expected",
+            "SD",
+            "mean over units of sqrt((κ + 3)/(4B)), κ the kurtosis, B the batch size",
+            log=True,
+        ),
         Column("gamma_from_one", "1", "RMS over units of γ − 1, where γ is learned"),
-        Column("gamma_from_root", "activation", "RMS over units of γ − sqrt(var + ε), where γ is learned"),
+        Column("gamma_from_root", "activation", "RMS over units of γ − sqrt(var + ε), where γ is learned", log=True),
         Column("beta_from_zero", "activation", "RMS over units of β, where β is learned"),
-        Column("beta_from_mean", "activation", "RMS over units of β − mean of the norm's input, where β is learned"),
+        Column(
+            "beta_from_mean",
+            "activation",
+            "RMS over units of β − mean of the norm's input, where β is learned",
+            log=True,
+        ),
     ),
 )
 _DIFFERENCE = "greatest |difference of outputs| to the run itself over the probe set, in float64"
@@ -60,9 +70,21 @@ CONVERSIONS = Table(
     "conversions",
     (Column("conversion", "", "the norm that the run is rewritten as: full or standardize"),),
     (
-        Column("max_difference", "output", f"{_DIFFERENCE}, by running statistics (full: by the probe set's)"),
-        Column("max_difference_batch", "output", f"{_DIFFERENCE}, by the probe set's own statistics; not for full"),
-        Column("output_sd", "output", "SD of an output over the probe set, by running statistics, mean over outputs"),
+        Column(
+            "max_difference", "output", f"{_DIFFERENCE}, by running statistics (full: by the probe set's)", log=True
+        ),
+        Column(
+            "max_difference_batch",
+            "output",
+            f"{_DIFFERENCE}, by the probe set's own statistics; not for full",
+            log=True,
+        ),
+        Column(
+            "output_sd",
+            "output",
+            "SD of an output over the probe set, by running statistics, mean over outputs",
+            log=True,
+        ),
     ),
 )
 

@@ -40,16 +40,17 @@ TABLE = Table(
     "landscape",
     (Column("step_rule", "", "what h is: lr, or relative: r·‖W‖/‖∂loss/∂W‖ over all trained weights together"),),
     (
-        Column("loss", "nats or squared SDs", "L(w) before the epoch's first step, on its minibatch"),
-        Column("loss_min", "nats or squared SDs", f"least L(w − ηg) {_EIGHT}"),
-        Column("loss_max", "nats or squared SDs", f"greatest L(w − ηg) {_EIGHT}"),
-        Column("gradient_norm", "loss/parameter", "‖g‖ over all trained parameters"),
-        Column("gradient_change_min", "loss/parameter", f"least ‖∇L(w) − ∇L(w − ηg)‖ {_EIGHT}"),
-        Column("gradient_change_max", "loss/parameter", f"greatest ‖∇L(w) − ∇L(w − ηg)‖ {_EIGHT}"),
+        Column("loss", "nats or squared SDs", "L(w) before the epoch's first step, on its minibatch", log=True),
+        Column("loss_min", "nats or squared SDs", f"least L(w − ηg) {_EIGHT}", log=True),
+        Column("loss_max", "nats or squared SDs", f"greatest L(w − ηg) {_EIGHT}", log=True),
+        Column("gradient_norm", "loss/parameter", "‖g‖ over all trained parameters", log=True),
+        Column("gradient_change_min", "loss/parameter", f"least ‖∇L(w) − ∇L(w − ηg)‖ {_EIGHT}", log=True),
+        Column("gradient_change_max", "loss/parameter", f"greatest ‖∇L(w) − ∇L(w − ηg)‖ {_EIGHT}", log=True),
         Column(
             "effective_smoothness",
             "loss/parameter²",
             f"greatest ‖∇L(w) − ∇L(w − ηg)‖/(η‖g‖) {_EIGHT}; nan where g = 0",
+            log=True,
         ),
     ),
 )

@@ -37,19 +37,35 @@ TABLE = Table(
     (LAYER, TAP, Column("since", "", "earlier reading: previous (the one before) or start (epoch 0)")),
     (
         Column(
-            "mean_shift", "SDs", "mean over units of |change of the unit's mean| over its SD at the earlier reading"
+            "mean_shift",
+            "SDs",
+            "mean over units of |change of the unit's mean| over its SD at the earlier reading",
+            log=True,
         ),
-        Column("mean_shift_max", "SDs", "maximum over units of the same"),
+        Column("mean_shift_max", "SDs", "maximum over units of the same", log=True),
         Column("log_sd_shift", "nats", "mean over units of |change of ln(SD)|"),
         Column("log_sd_shift_max", "nats", "maximum over units of the same"),
         Column(
-            "wasserstein", "SDs", "mean over units of the Wasserstein-1 distance of values then and now, over the SD"
+            "wasserstein",
+            "SDs",
+            "mean over units of the Wasserstein-1 distance of values then and now, over the SD",
+            log=True,
         ),
-        Column("wasserstein_max", "SDs", "maximum over units of the same"),
-        Column("moved", "squared SDs", "mean over units of E(a′ − a)²/SD², rows paired: the sum of the next three"),
-        Column("moved_mean", "squared SDs", "part of moved: (change of the mean)²/SD²"),
-        Column("moved_scale", "squared SDs", "part of moved: (change of the SD)²/SD²"),
-        Column("moved_reshuffle", "squared SDs", "part of moved: 2·SD·SD′(1 − correlation)/SD², rows changing places"),
+        Column("wasserstein_max", "SDs", "maximum over units of the same", log=True),
+        Column(
+            "moved",
+            "squared SDs",
+            "mean over units of E(a′ − a)²/SD², rows paired: the sum of the next three",
+            log=True,
+        ),
+        Column("moved_mean", "squared SDs", "part of moved: (change of the mean)²/SD²", log=True),
+        Column("moved_scale", "squared SDs", "part of moved: (change of the SD)²/SD²", log=True),
+        Column(
+            "moved_reshuffle",
+            "squared SDs",
+            "part of moved: 2·SD·SD′(1 − correlation)/SD², rows changing places",
+            log=True,
+        ),
         Column("units", "1", "units used: those that varied at the earlier reading"),
     ),
 )

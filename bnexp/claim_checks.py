@@ -1,0 +1,190 @@
+"""Whether what claims ask for will be measured: metrics against the tables of the study and the tasks of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from bnexp.claims import Mistake, Question, raise_mistakes, resolve_claims, with_way_out, wrong_margin
+from bnexp.errors import did_you_mean
+from bnexp.layout import METRIC, METRIC_KINDS, Table, tracked_units
+from bnexp.norms import NORMS
+from bnexp.source import FieldPath
+from bnexp.spec import DataFields, KnobMetric, Setting, Spec, TableMetric, show
+
+SCORES = {"accuracy": "classification", "r2": "regression", "unexplained": "regression"}  # kind -> task it exists for
+
+_Said = tuple[FieldPath, str]  # path inside the claim, message
+
+
+def check_claims(spec: Spec, tables: Mapping[str, Table], tasks: Mapping[DataFields, str]) -> None:
+    """Raise SpecError with everything that a claim asks for and the study does not record."""
+    mistakes = [
+        Mistake(question.number - 1, inner, message)
+        for question in resolve_claims(spec)
+        for inner, message in _wrong(question, spec, tables, tasks)
+    ]
+    if mistakes:
+        raise_mistakes(spec, with_way_out(list(dict.fromkeys(mistakes))))
+
+
+def with_unexplained(names: Sequence[str]) -> list[str]:
+    """Metric columns and what is derived from them: 1 − R², the unexplained share of variance."""
+    return [*names, *(name.replace("_r2", "_unexplained") for name in names if "_r2" in name)]
+
+
+def taps_of(setting: Setting, layer: int) -> tuple[str, ...]:
+    """The taps that exist in a layer, in reading order; the output has its preactivation only."""
+    model, switches = setting.model, NORMS[setting.model.norm]
+    if layer > len(model.hidden):
+        return ("preactivation",)
+    standardized = ("standardized",) if switches.center or switches.scale else ()
+    normed = (*standardized, *(("affine",) if switches.gamma or switches.beta else ()))
+    if model.placement == "pre":
+        return ("preactivation", *normed, "activation")
+    return ("preactivation", "activation", *normed)
+
+
+def _wrong(
+    question: Question, spec: Spec, tables: Mapping[str, Table], tasks: Mapping[DataFields, str]
+) -> Iterator[_Said]:
+    metric, curves = question.claim.metric, tables["curves"]
+    settings = [*question.a.settings.values(), *question.b.settings.values()]
+    if isinstance(metric, TableMetric):
+        yield from _wrong_table(metric, question, settings, spec, tables, tasks)
+        if metric.table == "curves":
+            yield from _wrong_chooser(metric.column, question, curves, settings, tasks)
+    elif isinstance(metric, KnobMetric):
+        if metric.threshold is not None:
+            message = _wrong_column(metric.threshold[0], curves, settings, tasks)
+            yield from [(("metric", "such_that"), message)] if message else []
+    else:
+        message = _wrong_column(metric, curves, settings, tasks)
+        yield from [(("metric",), message)] if message else _wrong_chooser(metric, question, curves, settings, tasks)
+
+
+def _wrong_chooser(
+    name: str, question: Question, curves: Table, settings: Sequence[Setting], tasks: Mapping[DataFields, str]
+) -> Iterator[_Said]:
+    """Why nothing may choose the knob for a test metric (STATISTICS rule 7)."""
+    match = METRIC.fullmatch(name)
+    if question.claim.tune and match and match[1] == "test":
+        message = _wrong_column("val" + name.removeprefix("test"), curves, settings, tasks)
+        if message:
+            yield ("tune",), f"validation chooses for {name}, test rows choose nothing: {message}"
+
+
+def _wrong_column(name: str, curves: Table, settings: Sequence[Setting], tasks: Mapping[DataFields, str]) -> str:
+    """Why a metric column will not be there for all these settings; empty if it will."""
+    there = {tasks[setting.data] for setting in settings}
+    known = [n for n in with_unexplained(curves.names) if (m := METRIC.fullmatch(n)) and _fits(m[2], there)]
+    match = METRIC.fullmatch(name)
+    if match and not _fits(match[2], there):
+        data = next(setting.data.name for setting in settings if tasks[setting.data] != SCORES[match[2]])
+        task = next(task for task in there if task != SCORES[match[2]])
+        return f"{name} does not exist for data {data}, a {task}; metrics: {', '.join(known)}"
+    if name not in known:
+        return f"{name} is not recorded{did_you_mean(name, known)}; metrics: {', '.join(known)}{_statistics_hint(name)}"
+    if name.startswith("val_") and any(not setting.data.validation for setting in settings):
+        return f"{name} is not recorded: data.validation is 0"
+    return ""
+
+
+def _fits(kind: str, tasks: set[str]) -> bool:
+    return kind in METRIC_KINDS and all(SCORES.get(kind, task) == task for task in tasks)
+
+
+def _statistics_hint(name: str) -> str:
+    match = METRIC.fullmatch(name)
+    kind = match[3].removeprefix("_") or "running" if match and match[1] != "train" else ""
+    return f"; evaluate: [{kind}] records it" if kind in ("running", "population", "batch") else ""
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def _wrong_table(
+    metric: TableMetric,
+    question: Question,
+    settings: Sequence[Setting],
+    spec: Spec,
+    tables: Mapping[str, Table],
+    tasks: Mapping[DataFields, str],
+) -> Iterator[_Said]:
+    if metric.table not in tables:
+        hint = f"{did_you_mean(metric.table, tables)}; tables of this study: {', '.join(tables)}"
+        yield ("metric", "table"), f"no table {metric.table!r} is recorded{hint}; measure: switches tables on"
+        return
+    table = tables[metric.table]
+    columns = {column.name: column for column in table.columns}
+    if metric.table == "curves":
+        message = _wrong_column(metric.column, table, settings, tasks)
+        if message:
+            yield ("metric", "column"), message
+    elif metric.column not in columns:
+        hint = f"{did_you_mean(metric.column, columns)}; columns: {', '.join(columns)}"
+        yield ("metric", "column"), f"no column {metric.column!r} in {metric.table}.csv{hint}"
+    wrong = wrong_margin(question.claim, table_scale(table, metric.column))
+    if wrong and (metric.column in columns or metric.table == "curves"):
+        yield ("within",), wrong
+    yield from _wrong_labels(metric, table, settings, spec)
+    fewest = min(setting.train.epochs for setting in settings)
+    if metric.epoch is not None and metric.epoch > fewest:
+        yield ("metric", "epoch"), f"there is no epoch {metric.epoch}: train.epochs is {fewest}"
+
+
+def table_scale(table: Table, column: str) -> str:
+    """raw or log: the scale a column of a table is compared on."""
+    if table.name == "curves" and (match := METRIC.fullmatch(column)):
+        return METRIC_KINDS[match[2]][0]
+    return "log" if any(known.log for known in table.columns if known.name == column) else "raw"
+
+
+def _wrong_labels(metric: TableMetric, table: Table, settings: Sequence[Setting], spec: Spec) -> Iterator[_Said]:
+    """Labels that the table does not have, values that do not exist, and labels that are still free."""
+    names = [label.name for label in table.labels]
+    for name in metric.labels:
+        if name not in names:
+            there = f"labels of {table.name}.csv: {', '.join(names)}" if names else f"{table.name}.csv has no labels"
+            yield ("metric", name), f"no such label{did_you_mean(name, names)}; {there}"
+    free = []
+    for name in names:
+        values = _label_values(name, metric, settings, spec.study.track)
+        if name in metric.labels:
+            lacking = next((there for there in values if there and show(metric.labels[name]) not in there), None)
+            if lacking is not None:
+                yield (
+                    ("metric", name),
+                    f"no {name} {show(metric.labels[name])} on both sides; {name} is: {_or(lacking)}",
+                )
+        elif any(len(there) != 1 for there in values):
+            listed = list(dict.fromkeys(value for there in values for value in there))
+            free.append(f"{name} ({_or(listed)})" if listed else name)
+    if free:
+        yield (
+            ("metric",),
+            f"not one row per run and epoch: still free {'is' if len(free) == 1 else 'are'} {', '.join(free)}",
+        )
+
+
+def _or(values: Sequence[str]) -> str:
+    return ", ".join(values)
+
+
+def _label_values(name: str, metric: TableMetric, settings: Sequence[Setting], track: int) -> list[tuple[str, ...]]:
+    """The values that a label has for each setting, given the labels that are fixed; empty where nobody knows yet."""
+    layer = metric.labels.get("layer")
+    number = layer if isinstance(layer, int) and not isinstance(layer, bool) else 0
+    found = []
+    for setting in settings:
+        layers = range(1, len(setting.model.hidden) + 2)
+        here = [number] if number in layers else layers
+        if name == "layer":
+            found.append(tuple(map(str, layers)))
+        elif name == "tap":
+            taps = [tap for one in here for tap in taps_of(setting, one)]
+            found.append(tuple(dict.fromkeys(taps)))
+        elif name == "unit" and 1 <= number <= len(setting.model.hidden):
+            found.append(tuple(map(str, tracked_units(setting.model.hidden[number - 1], track))))
+        else:
+            found.append(())
+    return list(dict.fromkeys(found))

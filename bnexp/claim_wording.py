@@ -1,0 +1,186 @@
+"""Claims as people read them: each question as a heading and short lines, the same for every renderer.
+
+A line is (what, text). Nothing here judges: the lines say what is asked and what was measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from bnexp import wording
+from bnexp.claims import Question, Side, metric_text
+from bnexp.comparison import ClaimRow, Estimate, Row, resolvable
+from bnexp.comparison.claimed import all_notes
+from bnexp.spec import KnobMetric, TableMetric
+
+Line = tuple[str, str]
+LISTED = "claims: both sides' numbers, not judged"
+
+
+def heading(question: Question) -> str:
+    """``claim 1, activation=relu: the text of the claim``."""
+    return f"{question.title}: {_line(question.claim.claim)}"
+
+
+def _line(text: str) -> str:
+    """Free text in one line, without what moves a terminal's cursor."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def asked_lines(question: Question) -> list[Line]:
+    """What is expected of which metric: the lines that do not depend on results."""
+    claim = question.claim
+    expected = f"a equal to b within {claim.within}" if claim.expect == "equal" else f"a {claim.expect} than b"
+    lines = [("source", _line(claim.source or "")), ("expect", expected), ("why", _line(claim.why or ""))]
+    lines.append(("metric", metric_text(claim.metric)))
+    return [line for line in lines if line[1]]
+
+
+def planned_lines(question: Question, n_seeds: int) -> list[Line]:
+    """What ``check`` says of a question: expectation, metric, both sides, what is tuned, and what n resolves."""
+    lines = [*asked_lines(question), *((name, _setting(question, side)) for name, side in _sides(question))]
+    if question.knob is not None:
+        verb = "of" if isinstance(question.claim.metric, KnobMetric) else "tuned, each side at its best of"
+        grids = [list(side.settings) for _, side in _sides(question)]
+        shown = [", ".join(grid) for grid in grids]
+        values = shown[0] if shown[0] == shown[1] else f"a {shown[0]}; b {shown[1]}"
+        lines.append((question.knob, f"{verb} {values}"))
+    resolved = resolvable(n_seeds)
+    if resolved is None:
+        return [*lines, ("n", "1 seed on each side: no interval")]
+    limit = f"resolves {resolved:.2g} SD of the paired difference in 80 % of studies"
+    return [*lines, ("n", f"{n_seeds} seeds on each side; {limit}")]
+
+
+def planned_record(question: Question, n_seeds: int) -> dict[str, Any]:
+    """The same for ``check --json``."""
+    claim, resolved = question.claim, resolvable(n_seeds)
+    return {
+        **_identity(question),
+        **{name: {"setting": _fields(question, side), "runs": _runs(side, n_seeds)} for name, side in _sides(question)},
+        "tune": claim.tune,
+        "grid": {name: list(side.settings) for name, side in _sides(question)} if question.knob else None,
+        "n": n_seeds,
+        "resolves_sd": None if resolved is None else round(resolved, 3),
+    }
+
+
+def row_lines(row: ClaimRow) -> list[Line]:
+    """What ``compare`` says of a question: what was asked, both sides, their difference, notes."""
+    lines = asked_lines(row.question)
+    if row.tuned_by:
+        best = f"each side at its best, chosen for each seed by {row.tuned_by} of the other seeds"
+        lines.append((str(row.question.knob), best))
+    for (name, side), measured in zip(_sides(row.question), (row.a, row.b), strict=True):
+        lines.append((name, _setting(row.question, side)))
+        lines.append(("", measured_text(row, measured)))
+    ratio = row.metric.scale == "log"
+    lines.append(("a / b" if ratio else "a − b", difference_text(row)))
+    return [*lines, *(("note", note) for note in _notes(row))]
+
+
+def row_record(row: ClaimRow, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One question for ``compare --format json``; ``records`` are its flat ones, in the order a, b, difference."""
+    sides = dict(zip(("a", "b", "difference"), records, strict=True))
+    common = {"study", "metric", "table", "claim", "expect", "within", "side", "tuned_by", "versions"}
+    return {
+        "study": row.study,
+        **_identity(row.question),
+        "tune": row.question.claim.tune,
+        "tuned_by": row.tuned_by,
+        **{name: {k: v for k, v in record.items() if k not in common} for name, record in sides.items()},
+        "runs": row.n_runs,
+        "unfinished": row.n_unfinished,
+        "versions": row.versions,
+    }
+
+
+def measured_text(row: ClaimRow, side: Row) -> str:
+    """``96.9 [96.2, 97.5] %, mean; 10 seeds, 10 learned``."""
+    if not side.n:
+        return "no finished runs"
+    knob = isinstance(row.question.claim.metric, KnobMetric)
+    count = f"{side.n} seed{'s' if side.n != 1 else ''}, {side.n_learned} {'with one' if knob else 'learned'}"
+    estimate = side.estimate
+    if estimate is None:
+        return f"–; {count}"
+    if knob:
+        return f"{_knob_text(estimate)}; {count}"
+    percent = " %" if wording.is_percent(row.metric.name) else ""
+    kind = "" if estimate.kind == "median" else f", {estimate.kind}"
+    return f"{wording.estimate_text(estimate, row.metric.name)}{percent}{kind}; {count}"
+
+
+def _knob_text(estimate: Estimate) -> str:
+    """A value of the knob with its interval; a failed seed has none."""
+    failed = (math.inf, -math.inf, 0.0) if estimate.scale == "log" else (math.inf, -math.inf)
+    ends = (estimate.center, estimate.low, estimate.high)
+    center, low, high = ("" if end is None else "none" if end in failed else f"{end:.3g}" for end in ends)
+    return f"{center}{f' [{low}, {high}]' if low else ''}, {estimate.kind}"
+
+
+def difference_text(row: ClaimRow) -> str:
+    """a − b with its interval, or the ratio a / b; how many pairs, or why they are none."""
+    difference = row.a.difference
+    if difference is None:
+        return "–"
+    pairs = f"{difference.n} pairs" if row.a.paired else "not paired"
+    tie = 0 if difference.scale == "raw" else 1
+    nobody = row.a.of_learned is None and row.b.of_learned is None
+    if difference.kind.startswith("median") and difference.center == tie and nobody:
+        return f"all failed on both sides, {pairs}"
+    text = wording.contrast_text(difference, row.metric, _any_failed(row, row.a), _any_failed(row, row.b))
+    return f"{text}, {pairs}"
+
+
+def _any_failed(row: ClaimRow, side: Row) -> bool:
+    """Rule 5: not learned or, in a metric of another table, diverged."""
+    return side.n_diverged > 0 or (side.n_learned < side.n and not isinstance(row.question.claim.metric, TableMetric))
+
+
+def _notes(row: ClaimRow) -> list[str]:
+    """What holds for both sides, for each, and for the difference."""
+    found = list(all_notes(row))
+    for name, side in (("a", row.a), ("b", row.b)):
+        text = wording.notes_of(replace(side, difference=None), row.metric.name)
+        found += [f"{name}: {text}"] if text else []
+    difference = row.a.difference
+    if difference is not None:
+        ranked = "by rank, failed runs worst" if difference.kind.startswith("median") else ""
+        text = "; ".join(part for part in (ranked, difference.note) if part)
+        found += [f"difference: {text}"] if text else []
+    return found
+
+
+def _identity(question: Question) -> dict[str, Any]:
+    claim = question.claim
+    return {
+        "claim": question.number,
+        "text": claim.claim,
+        "source": claim.source,
+        "where": dict(question.where),
+        "each": dict(question.each),
+        "metric": metric_text(claim.metric),
+        "expect": claim.expect,
+        "within": claim.within,
+        "why": claim.why,
+    }
+
+
+def _sides(question: Question) -> tuple[tuple[str, Side], tuple[str, Side]]:
+    return ("a", question.a), ("b", question.b)
+
+
+def _fields(question: Question, side: Side) -> dict[str, str]:
+    return {**side.fields, **question.each, **question.where}
+
+
+def _setting(question: Question, side: Side) -> str:
+    return ", ".join(f"{leaf}={value}" for leaf, value in _fields(question, side).items())
+
+
+def _runs(side: Side, n_seeds: int) -> int:
+    return len(side.settings) * n_seeds
