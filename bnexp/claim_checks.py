@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from bnexp.claims import Mistake, Question, raise_mistakes, resolve_claims, with_way_out, wrong_margin
 from bnexp.errors import did_you_mean
 from bnexp.layout import METRIC, METRIC_KINDS, Table, tracked_units
+from bnexp.metric_words import no_column, no_label, no_table, no_value, still_free
 from bnexp.norms import NORMS
 from bnexp.source import FieldPath
 from bnexp.spec import DataFields, KnobMetric, Setting, Spec, TableMetric, show
@@ -111,8 +112,7 @@ def _wrong_table(
     tasks: Mapping[DataFields, str],
 ) -> Iterator[_Said]:
     if metric.table not in tables:
-        hint = f"{did_you_mean(metric.table, tables)}; tables of this study: {', '.join(tables)}"
-        yield ("metric", "table"), f"no table {metric.table!r} is recorded{hint}; measure: switches tables on"
+        yield ("metric", "table"), no_table(metric.table, tables)
         return
     table = tables[metric.table]
     columns = {column.name: column for column in table.columns}
@@ -121,8 +121,7 @@ def _wrong_table(
         if message:
             yield ("metric", "column"), message
     elif metric.column not in columns:
-        hint = f"{did_you_mean(metric.column, columns)}; columns: {', '.join(columns)}"
-        yield ("metric", "column"), f"no column {metric.column!r} in {metric.table}.csv{hint}"
+        yield ("metric", "column"), no_column(metric.column, metric.table, columns)
     wrong = wrong_margin(question.claim, table_scale(table, metric.column))
     if wrong and (metric.column in columns or metric.table == "curves"):
         yield ("within",), wrong
@@ -144,30 +143,18 @@ def _wrong_labels(metric: TableMetric, table: Table, settings: Sequence[Setting]
     names = [label.name for label in table.labels]
     for name in metric.labels:
         if name not in names:
-            there = f"labels of {table.name}.csv: {', '.join(names)}" if names else f"{table.name}.csv has no labels"
-            yield ("metric", name), f"no such label{did_you_mean(name, names)}; {there}"
-    free = []
+            yield ("metric", name), no_label(name, table.name, names)
+    free: dict[str, list[str]] = {}
     for name in names:
         values = _label_values(name, metric, settings, spec.study.track)
         if name in metric.labels:
             lacking = next((there for there in values if there and show(metric.labels[name]) not in there), None)
             if lacking is not None:
-                yield (
-                    ("metric", name),
-                    f"no {name} {show(metric.labels[name])} on both sides; {name} is: {_or(lacking)}",
-                )
+                yield ("metric", name), no_value(name, show(metric.labels[name]), lacking, "on both sides")
         elif any(len(there) != 1 for there in values):
-            listed = list(dict.fromkeys(value for there in values for value in there))
-            free.append(f"{name} ({_or(listed)})" if listed else name)
+            free[name] = list(dict.fromkeys(value for there in values for value in there))
     if free:
-        yield (
-            ("metric",),
-            f"not one row per run and epoch: still free {'is' if len(free) == 1 else 'are'} {', '.join(free)}",
-        )
-
-
-def _or(values: Sequence[str]) -> str:
-    return ", ".join(values)
+        yield ("metric",), still_free(free)
 
 
 def _label_values(name: str, metric: TableMetric, settings: Sequence[Setting], track: int) -> list[tuple[str, ...]]:

@@ -14,7 +14,7 @@ from bnexp import wording
 from bnexp.claims import Question, Side, metric_text
 from bnexp.comparison import ClaimRow, Estimate, Row, resolvable
 from bnexp.comparison.claimed import all_notes
-from bnexp.spec import KnobMetric, TableMetric
+from bnexp.spec import KnobMetric
 
 Line = tuple[str, str]
 LISTED = "claims: both sides' numbers, not judged"
@@ -132,13 +132,8 @@ def difference_text(row: ClaimRow) -> str:
     nobody = row.a.of_learned is None and row.b.of_learned is None
     if difference.kind.startswith("median") and difference.center == tie and nobody:
         return f"all failed on both sides, {pairs}"
-    text = wording.contrast_text(difference, row.metric, _any_failed(row, row.a), _any_failed(row, row.b))
+    text = wording.contrast_text(difference, row.metric, row.a.n_failed > 0, row.b.n_failed > 0)
     return f"{text}, {pairs}"
-
-
-def _any_failed(row: ClaimRow, side: Row) -> bool:
-    """Rule 5: not learned or, in a metric of another table, diverged."""
-    return side.n_diverged > 0 or (side.n_learned < side.n and not isinstance(row.question.claim.metric, TableMetric))
 
 
 def _notes(row: ClaimRow) -> list[str]:

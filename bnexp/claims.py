@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from bnexp.errors import SpecError, did_you_mean
+from bnexp.errors import SpecError, UsageError, did_you_mean
 from bnexp.layout import METRIC, METRIC_KINDS
 from bnexp.source import FieldPath
 from bnexp.spec import METRIC_FORMS, Claim, KnobMetric, Setting, Spec, TableMetric, leaf_of, leaves, show
@@ -95,6 +95,27 @@ def metric_text(metric: str | TableMetric | KnobMetric) -> str:
         return ", ".join([f"{metric.table} {metric.column}", *labels, epochs])
     condition = "learned" if metric.threshold is None else " ".join(show(part) for part in metric.threshold)
     return f"{'largest' if metric.largest else 'smallest'} {metric.knob} such that {condition}"
+
+
+def table_metric(text: str) -> TableMetric:
+    """The metric of ``TABLE.COLUMN``, or ``TABLE.COLUMN:label=value,over=mean``; raise UsageError if it is none."""
+    head, colon, rest = text.partition(":")
+    table, dot, column = head.partition(".")
+    pairs = [part.partition("=") for part in rest.split(",")] if colon else []
+    names = [name.strip() for name, _, _ in pairs]
+    values = [value.strip() for _, _, value in pairs]
+    if not (table and dot and column and all(names) and all(values)) or {"table", "column"} & set(names):
+        raise UsageError(f"metric: TABLE.COLUMN or TABLE.COLUMN:label=value,over=mean is expected, not {text!r}")
+    if len(set(names)) != len(names):
+        raise UsageError(f"metric: the same name stands twice in {rest!r}")
+    given: dict[str, Any] = dict(zip(names, values, strict=True))
+    if "epoch" in given and given["epoch"].isdecimal():
+        given["epoch"] = int(given["epoch"])
+    try:
+        return TableMetric(table=table, column=column, **given)
+    except ValidationError as error:
+        wrong = next(_in_words(0, given, error))
+        raise UsageError(f"metric: {': '.join([*map(str, wrong.inner), wrong.message])}") from None
 
 
 _OVER = {"last": "last epoch", "mean": "mean over epochs", "max": "largest of all epochs", "sum": "sum over epochs"}

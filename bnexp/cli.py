@@ -195,7 +195,10 @@ def compare(
     results: Annotated[
         list[Path] | None, typer.Argument(help="Results folders [default: all in results/].", show_default=False)
     ] = None,
-    metric: Annotated[str | None, typer.Option(help="A column of runs.csv.", show_default=False)] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="A column of runs.csv, or of a table: ics.relative:layer=2,over=mean.", show_default=False),
+    ] = None,
     baseline: Annotated[str, typer.Option(help="What each row is compared with: norm=none, or a norm.")] = "norm=none",
     where: Annotated[str, typer.Option(help="Only these: norm=full,lr=0.1 (k=v1|v2 for several).")] = "",
     by: Annotated[str, typer.Option(help="One table per value of these fields: data,activation.")] = "",

@@ -234,7 +234,7 @@ def comparison_document(comparisons: Sequence[Comparison], claims: Sequence[Clai
             {
                 "study": comparison.name,
                 "group": comparison.group,
-                "metric": comparison.metric,
+                "metric": comparison.metric_text,
                 "baseline": comparison.baseline,
                 "tune": comparison.tune,
                 "notes": list(comparison.notes),

@@ -202,7 +202,7 @@ def _of_learned(row: Row, metric: str) -> str:
 
 def _notes(row: Row, metric: str) -> list[str]:
     """The row's notes, but for what its cells say."""
-    said = ("", _of_learned(row, metric), f"{row.n - row.n_learned} of {row.n} did not learn")
+    said = ("", _of_learned(row, metric), f"{row.n_failed} of {row.n} {row.failed}")
     return [note for note in notes_of(row, metric).split("; ") if note not in said]
 
 

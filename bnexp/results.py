@@ -72,6 +72,12 @@ class Results:
         columns = found.get(table) if isinstance(found, dict) else None
         return tuple(map(str, columns)) if isinstance(columns, list) else ()
 
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The recorded tables with rows per run and epoch, by name."""
+        names = {path.stem for part in self.parts for path in part.folder.glob("*.csv")}
+        return tuple(sorted(names - {Path(RUNS).stem, *_WITHOUT_RUNS}))
+
     def table(self, name: str) -> DataFrame | None:
         """The rows of one tidy CSV (curves, activations, units, parameters, items, …); None if it was not recorded."""
         if name == "runs":

@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 
 from bnexp.comparison import Comparison, Estimate, Row
-from bnexp.comparison.metrics import Metric
+from bnexp.comparison.metrics import LEARNING, Metric, metric_of
+from bnexp.layout import METRIC
 
-FAILED, BASELINE_FAILED = "did not learn", "baseline did not"  # differences by rank: one side failed in the middle pair
+FAILED, BASELINE_FAILED = LEARNING.failed, "baseline did not"  # differences by rank: a side failed in the middle pair
 
 
 def is_percent(metric: str) -> bool:
     """Whether a metric is shown in percent."""
-    return "_accuracy" in metric
+    match = METRIC.fullmatch(metric)
+    return match is not None and match[2] == "accuracy"
 
 
 def quantity(value: float, metric: str, signed: bool = False) -> str:
@@ -47,16 +49,28 @@ def difference_text(row: Row, metric: str) -> str:
     if estimate is None:
         return "–"
     tie = 0 if estimate.scale == "raw" else 1
-    if estimate.kind.startswith("median") and estimate.center == tie and row.n_learned == 0:
-        return "neither learned"
+    if estimate.kind.startswith("median") and estimate.center == tie and row.n_failed == row.n:
+        return "neither learned" if row.failed == FAILED else f"both {row.failed}"
+    if not math.isfinite(estimate.center) or (estimate.scale == "log" and estimate.center == 0):
+        return _without_number(row, estimate.center, tie, metric)
     if estimate.scale == "log":
         return _ratio_text(estimate)
-    if not math.isfinite(estimate.center):
-        return BASELINE_FAILED if estimate.center > 0 else FAILED
     text = quantity(estimate.center, metric, signed=True)
     if estimate.low is not None and estimate.high is not None:
         text += f" [{_end(estimate.low, metric)}, {_end(estimate.high, metric)}]"
     return text
+
+
+def _without_number(row: Row, center: float, tie: float, metric: str) -> str:
+    """What kept the middle pair from having a difference: a side failed, is 0 on a log scale, or is not finite."""
+    known = metric_of(metric)
+    if (center > tie) != (known is not None and known.higher_is_better):
+        if row.n_failed:
+            return row.failed
+        return "baseline is 0" if all(map(math.isfinite, row.values.values())) else "not finite"
+    if row.n_baseline_failed:
+        return BASELINE_FAILED if row.failed == FAILED else f"baseline {row.failed}"
+    return "0" if 0 in row.values.values() else "baseline not finite"
 
 
 def contrast_text(difference: Estimate, metric: Metric, a_failed: bool, b_failed: bool) -> str:
@@ -100,7 +114,8 @@ def notes_of(row: Row, metric: str) -> str:
 
 def metric_title(comparison: Comparison) -> str:
     """The metric with its unit: ``test accuracy, %``."""
-    name = comparison.metric.replace("unexplained", "unexplained_variance").replace("_", " ")
+    plain = comparison.metric.replace("unexplained", "unexplained_variance").replace("_", " ")
+    name = plain if comparison.metric == comparison.metric_text else comparison.metric_text
     if is_percent(comparison.metric):
         return f"{name}, %"
     return f"{name} (geometric mean)" if comparison.scale == "log" else name
@@ -113,8 +128,6 @@ def group_title(comparison: Comparison) -> str:
 
 
 def _ratio_text(estimate: Estimate) -> str:
-    if not (math.isfinite(estimate.center) and estimate.center > 0):
-        return FAILED if estimate.center > 0 else BASELINE_FAILED
     text = f"× {estimate.center:.3g}"
     if estimate.low is not None and estimate.high is not None:
         text += f" [{estimate.low:.3g}, {estimate.high:.3g}]"

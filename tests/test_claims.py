@@ -606,7 +606,7 @@ def test_a_table_that_is_not_there_is_said(tmp_path):
             ("{table: shift, column: x}", "no shift.csv was recorded"),
             ("{table: activations, column: x}", "no column of numbers x"),
             ("{table: activations, column: tap}", "no column of numbers tap"),
-            ("{table: activations, column: mean, layer: 1}", "the claim names too few labels"),
+            ("{table: activations, column: mean, layer: 1}", "the metric names too few labels"),
             ("speed", "no such metric: speed"),
         ]
     ):

@@ -7,6 +7,7 @@
     selection    which settings and runs are compared: where, by, baseline
     choice       the learning rate (or another knob), seed by seed, by the other seeds
     rows         one setting against its baseline
+    columns      a column of a per-epoch table as a metric, one number per run
     compared     the story: Results -> Comparison. Read this file first.
     claimed      the same for the claims of a study: both sides of each question
     power        what n seeds can resolve

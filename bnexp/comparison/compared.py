@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bnexp.claims import metric_text, table_metric
 from bnexp.comparison.choice import Choice, choose, in_order
+from bnexp.comparison.columns import Asked, check_column, choosers_of, column_metric, has_values, with_column
 from bnexp.comparison.intervals import Estimate, Scale
-from bnexp.comparison.metrics import Metric, choosers, metric_of
+from bnexp.comparison.metrics import Metric, metric_of
 from bnexp.comparison.rows import FEWEST_PAIRS, Extra, Row, is_recorded, make_row
 from bnexp.comparison.selection import (
     Cell,
@@ -29,6 +31,7 @@ from bnexp.comparison.selection import (
 )
 from bnexp.errors import UsageError, did_you_mean
 from bnexp.results import Results
+from bnexp.spec import TableMetric
 
 NOT_COVERED = (  # rule 10: every report says this
     "Intervals are over seeds. They do not cover the data split, other test rows, the architecture, the choice of data "
@@ -40,8 +43,9 @@ NOT_COVERED = (  # rule 10: every report says this
 class Comparison:
     """Every setting of one group of a study against its baseline.
 
-    ``group`` is what all rows share (the data set, fields named in ``by``); ``axes`` are the fields that vary. ``rows``
-    has every setting, compared at equal values; ``best_rows`` one row per setting of the other axes, each seed at the
+    ``group`` is what all rows share (the data set, fields named in ``by``); ``axes`` are the fields that vary.
+    ``metric`` is the name that says how its numbers are shown, ``metric_text`` what it is in words. ``rows`` has every
+    setting, compared at equal values; ``best_rows`` one row per setting of the other axes, each seed at the
     value of ``tune`` that ``tuned_by`` finds best on the other seeds; it is empty if nothing can be tuned, and
     ``notes`` say why.
     """
@@ -58,6 +62,7 @@ class Comparison:
     tune: str | None
     tuned_by: str
     notes: tuple[str, ...]
+    metric_text: str
     versions: str = ""  # of bnexp, torch and Python that trained it
 
 
@@ -69,12 +74,22 @@ def compare_runs(
     by: Sequence[str] = (),
     tune: str | None = "lr",
 ) -> tuple[Comparison, ...]:
-    """Compare the settings of a study, in one Comparison per data set and per value of the ``by`` fields."""
+    """Compare the settings of a study, in one Comparison per data set and per value of the ``by`` fields.
+
+    ``metric`` is a column of runs.csv, or of a table: ``TABLE.COLUMN:label=value,over=mean``.
+    """
     if tune is not None:
         check_field(tune, "tune")
     members = members_of(results)
-    wanted = None if metric is None else _named_metric(metric, members)
-    members = keep(members, where or {})
+    kept = keep(members, where or {})
+    wanted: Metric | None = None
+    asked: Asked | None = metric
+    if metric is not None and ("." in metric or ":" in metric):
+        asked = table_metric(metric)
+        wanted, kept = _named_column(results, asked, kept)
+    elif metric is not None:
+        wanted = _named_metric(metric, members)
+    members = kept
     partial = parse_baseline(baseline, members)
     compared, left_out = [], []
     for group, inside in split(members, by):
@@ -83,7 +98,7 @@ def compare_runs(
             left_out.append(_text(group) or results.name)
             continue
         fields = default_baseline(inside) if partial is None else partial
-        compared.append(_compare(results, group, inside, measured, fields, tune))
+        compared.append(_compare(results, group, inside, measured, asked or measured.name, fields, tune))
     if not left_out:
         return tuple(compared)
     note = f"{metric} was not recorded for {'; '.join(left_out)}"
@@ -99,7 +114,8 @@ def to_records(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _record(comparison: Comparison, table: str, row: Row) -> dict[str, Any]:
-    record: dict[str, Any] = {"study": comparison.name, **comparison.group, "metric": comparison.metric, "table": table}
+    record: dict[str, Any] = {"study": comparison.name, **comparison.group}
+    record |= {"metric": comparison.metric_text, "table": table}
     record |= {leaf: row.setting.get(leaf, "") for leaf in comparison.axes}
     record |= {"is_baseline": row.is_baseline, "n": row.n, "n_learned": row.n_learned}
     record |= {"n_diverged": row.n_diverged, "n_missing": row.n_missing}
@@ -146,6 +162,16 @@ def _named_metric(name: str, members: Sequence[Member]) -> Metric:
     raise UsageError(f"metric: no such metric {name!r}{why}{there}")
 
 
+def _named_column(results: Results, asked: TableMetric, members: Sequence[Member]) -> tuple[Metric, tuple[Member, ...]]:
+    """The metric of a column that was asked for, and the members with its numbers."""
+    if _outcomes(members):
+        check_column(results, asked, members)
+    measured, why_not = with_column(members, results, asked)
+    if why_not and _outcomes(members):
+        raise UsageError(f"metric: {why_not}")
+    return column_metric(results, asked), measured
+
+
 def _default_metric(members: Sequence[Member]) -> Metric:
     """Test accuracy, or the unexplained share of a regression, by running statistics if these were evaluated."""
     name = "test_unexplained" if is_regression(members) else "test_accuracy"
@@ -167,6 +193,7 @@ def _compare(
     group: dict[str, str],
     members: Sequence[Member],
     metric: Metric,
+    asked: Asked,
     baseline: Mapping[str, str],
     tune: str | None,
 ) -> Comparison:
@@ -175,7 +202,7 @@ def _compare(
     seeds = results.spec.seeds
     rows = _rows([(cell.setting, cell.runs, Extra()) for cell in cells], seeds, metric, baseline)
     knob = tune if tune in axes else None
-    tuner, notes = _tuner(metric, members, knob)
+    tuner, notes = _tuner(asked, members, knob)
     best_rows: tuple[Row, ...] = ()
     if knob and tuner:
         best_rows, more = _best_rows(cells, knob, tuner, seeds, metric, baseline)
@@ -193,6 +220,7 @@ def _compare(
         tune=knob,
         tuned_by=tuner.name if tuner and best_rows else "",
         notes=(*_row_notes(rows, best_rows, axes, baseline), *([] if agree else [_DISAGREE]), *notes),
+        metric_text=metric_text(asked),
         versions=results.versions,
     )
 
@@ -247,17 +275,18 @@ def _row_notes(
 # --- the tuned knob ---------------------------------------------------------------------------------------------------
 
 
-def _tuner(metric: Metric, members: Sequence[Member], knob: str | None) -> tuple[Metric | None, list[str]]:
-    """The metric that may choose the knob for this one, or why there is none."""
-    outcomes = _outcomes(members)
-    if knob is None or not outcomes:
+def _tuner(asked: Asked, members: Sequence[Member], knob: str | None) -> tuple[Metric | None, list[str]]:
+    """The metric that may choose the knob for this one, if there is one in all settings; or why there is none."""
+    finished = [member.runs.values() for member in members if any(not run.diverged for run in member.runs.values())]
+    if knob is None or not _outcomes(members):
         return None, []
-    for name in choosers(metric.name):
-        if any(not math.isnan(run.values.get(name, math.nan)) for run in outcomes):
-            return metric_of(name), []
-    name = choosers(metric.name)[-1]
-    why = _why_absent(name, members) or f": no {name} was recorded"
-    return None, [f"no choice of {knob} for {metric.name}{why}, and test rows choose nothing"]
+    names = choosers_of(asked)
+    for enough in (all, any):
+        for name in names:
+            if enough(has_values(runs, name) for runs in finished) and has_values(_outcomes(members), name):
+                return metric_of(name), []
+    why = _why_absent(names[0], members) or f": no {names[0]} was recorded"
+    return None, [f"no choice of {knob} for {metric_text(asked)}{why}, and test rows choose nothing"]
 
 
 def _best_rows(

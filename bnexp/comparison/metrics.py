@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bnexp.comparison.intervals import Scale
 from bnexp.layout import METRIC, METRIC_KINDS
 
 
+class Failing(NamedTuple):
+    """Which runs have the worst rank (rule 5), in words: all that did not learn, or only those that diverged."""
+
+    unlearned: bool
+    failed: str
+    passed: str
+
+
+LEARNING = Failing(True, "did not learn", "learned")
+DIVERGENCE = Failing(False, "diverged", "did not diverge")
+
+
 @dataclass(frozen=True)
 class Metric:
-    """A column of runs.csv that can be compared."""
+    """One number per run that can be compared: a column of runs.csv, or what a claim or a table makes of a run."""
 
     name: str
     scale: Scale
     higher_is_better: bool
+    failing: Failing = LEARNING
+
+    def fails(self, learned: bool, diverged: bool) -> bool:
+        """Whether a run that ended so has the worst rank."""
+        return diverged or (self.failing.unlearned and not learned)
 
     def on_scale(self, value: float, failed: bool) -> float:
         """The value on the metric's scale; a failed run and a value that is not a number are the worst there is."""

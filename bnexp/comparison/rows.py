@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bnexp.comparison import intervals
 from bnexp.comparison.intervals import Estimate
-from bnexp.comparison.metrics import Metric
+from bnexp.comparison.metrics import LEARNING, Metric
 from bnexp.comparison.selection import Outcome, Runs
 
 FEWEST_PAIRS = 6  # 2/2^5 = .0625: with fewer pairs no sign pattern has p < .05 (rule 10)
@@ -16,9 +16,10 @@ FEWEST_PAIRS = 6  # 2/2^5 = .0625: with fewer pairs no sign pattern has p < .05 
 
 @dataclass(frozen=True)
 class Row:
-    """One setting, or one group at its chosen values. A failed run is one that diverged or did not learn.
+    """One setting, or one group at its chosen values. Which runs failed is the metric's to say (``Metric.fails``).
 
-    ``n`` counts finished runs, ``n_missing`` those that the spec asks for and that are not finished. ``estimate`` is of
+    ``n`` counts finished runs, ``n_missing`` those that the spec asks for and that are not finished, ``n_failed`` and
+    ``n_baseline_failed`` those of either side that failed, ``failed`` says how. ``estimate`` is of
     the metric itself: a mean, or the median with failed runs at the worst rank; then ``of_learned`` is the mean of the
     others, without an interval. ``values`` are the metric's, by seed. ``difference`` is to the baseline, a ratio on the
     log scale; ``paired`` says how. Of the p-values, ``p_sign_flip`` goes with a mean, ``p_sign`` with a median,
@@ -47,6 +48,9 @@ class Row:
     within_one_se: tuple[str, ...] = ()
     edges: tuple[str, ...] = ()
     note: str = ""
+    n_failed: int = 0
+    n_baseline_failed: int = 0
+    failed: str = LEARNING.failed
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,9 @@ def make_row(
     """Summarise the runs of a setting and compare them with those of its baseline, if there is one."""
     outcomes = [runs[seed] for seed in sorted(runs)]
     recorded = is_recorded(outcomes, metric)
-    learned = [run for run in outcomes if run.learned]
-    failed = len(outcomes) - len(learned)
+    passed = [run for run in outcomes if not _fails(run, metric)]
+    failed = len(outcomes) - len(passed)
+    n_learned = sum(run.learned for run in outcomes)
     contrast = None
     if baseline is not None and recorded and is_recorded(baseline.values(), metric) and runs and baseline:
         contrast = contrast_of(runs, baseline, metric)
@@ -103,12 +108,12 @@ def make_row(
         setting,
         is_baseline,
         n=len(outcomes),
-        n_learned=len(learned),
+        n_learned=n_learned,
         n_diverged=sum(run.diverged for run in outcomes),
         n_missing=len(seeds) - len(outcomes),
-        learned_share=intervals.share_estimate(len(learned), len(outcomes), "share learned") if outcomes else None,
+        learned_share=intervals.share_estimate(n_learned, len(outcomes), "share learned") if outcomes else None,
         estimate=_center(outcomes, metric) if outcomes and recorded else None,
-        of_learned=_of_learned(learned, metric) if failed and recorded else None,
+        of_learned=_of_passed(passed, metric) if failed and recorded else None,
         values={run.seed: run.values.get(metric.name, math.nan) for run in outcomes},
         difference=contrast.difference if contrast else None,
         paired=contrast.paired if contrast else False,
@@ -120,7 +125,14 @@ def make_row(
         within_one_se=extra.within_one_se,
         edges=extra.edges,
         note="; ".join(note for note in notes if note),
+        n_failed=failed,
+        n_baseline_failed=sum(_fails(run, metric) for run in (baseline or {}).values()),
+        failed=metric.failing.failed,
     )
+
+
+def _fails(run: Outcome, metric: Metric) -> bool:
+    return metric.fails(run.learned, run.diverged)
 
 
 def is_recorded(runs: Iterable[Outcome], metric: Metric) -> bool:
@@ -130,14 +142,14 @@ def is_recorded(runs: Iterable[Outcome], metric: Metric) -> bool:
 
 
 def _center(outcomes: Sequence[Outcome], metric: Metric) -> Estimate:
-    """The mean where the runs are of one kind, all learned or none did; the median where they are mixed.
+    """The mean where the runs are of one kind, all failed or none did; the median where they are mixed.
 
     No run is left out. A run without a number (diverged) has the worst rank.
     """
     as_they_are = [metric.on_scale(run.values.get(metric.name, math.nan), failed=False) for run in outcomes]
     if not all(map(math.isfinite, as_they_are)):
         return intervals.summary(_scaled(outcomes, metric), metric.scale)
-    if len({run.learned for run in outcomes}) > 1:
+    if len({_fails(run, metric) for run in outcomes}) > 1:
         return intervals.median_estimate(as_they_are, metric.scale, "median", "run")
     return intervals.summary(as_they_are, metric.scale)
 
@@ -155,8 +167,8 @@ def contrast_of(runs: Runs, baseline: Runs, metric: Metric) -> Contrast:
     single = sorted(set(runs) ^ set(baseline))
     note = f"no pair for {_seeds(single)}" if single else ""
     ranked = not all(map(math.isfinite, (*a, *b)))
-    won = sum(x.learned and not y.learned for x, y in zip(ours, theirs, strict=True))
-    lost = sum(y.learned and not x.learned for x, y in zip(ours, theirs, strict=True))
+    failed = [(_fails(x, metric), _fails(y, metric)) for x, y in zip(ours, theirs, strict=True)]
+    won, lost = failed.count((False, True)), failed.count((True, False))
     return Contrast(
         intervals.paired_difference(a, b, metric.scale),
         True,
@@ -183,15 +195,15 @@ def _why_not_paired(runs: Runs, baseline: Runs, common: Sequence[int]) -> str:
 
 
 def _scaled(runs: Iterable[Outcome], metric: Metric) -> list[float]:
-    return [metric.on_scale(run.values.get(metric.name, math.nan), not run.learned) for run in runs]
+    return [metric.on_scale(run.values.get(metric.name, math.nan), _fails(run, metric)) for run in runs]
 
 
-def _of_learned(learned: Sequence[Outcome], metric: Metric) -> Estimate | None:
-    """The mean of the runs that learned, for the eye: it leaves runs out, so it gets no interval."""
-    values = [value for value in _scaled(learned, metric) if math.isfinite(value)]
+def _of_passed(passed: Sequence[Outcome], metric: Metric) -> Estimate | None:
+    """The mean of the runs that did not fail, for the eye: it leaves runs out, so it gets no interval."""
+    values = [value for value in _scaled(passed, metric) if math.isfinite(value)]
     if not values:
         return None
-    kind = f"{'geometric mean' if metric.scale == 'log' else 'mean'} of the {len(values)} that learned"
+    kind = f"{'geometric mean' if metric.scale == 'log' else 'mean'} of the {len(values)} that {metric.failing.passed}"
     mean = intervals.from_scale(math.fsum(values) / len(values), metric.scale)
     return Estimate(len(values), mean, None, None, None, metric.scale, kind, "leaves failed runs out: no interval")
 
@@ -199,11 +211,12 @@ def _of_learned(learned: Sequence[Outcome], metric: Metric) -> Estimate | None:
 def _worst_note(outcomes: Sequence[Outcome], metric: Metric, failed: int) -> str:
     """Why a row shows a median: failed runs, or values without a finite logarithm."""
     odd = sum(
-        run.learned and not math.isfinite(value) for run, value in zip(outcomes, _scaled(outcomes, metric), strict=True)
+        not _fails(run, metric) and not math.isfinite(value)
+        for run, value in zip(outcomes, _scaled(outcomes, metric), strict=True)
     )
     parts = []
     if failed:
-        parts.append(f"{failed} of {len(outcomes)} did not learn")
+        parts.append(f"{failed} of {len(outcomes)} {metric.failing.failed}")
     if odd:
         parts.append(f"{odd} of {len(outcomes)} {'zero or ' if metric.scale == 'log' else ''}not finite: ranked")
     return "; ".join(parts)

@@ -1,0 +1,157 @@
+"""A column of a per-epoch table as a metric, for claims and for ``compare``: one number per run.
+
+A run fails in it if it diverged; one that merely did not learn has its measured value and counts as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from bnexp.comparison.metrics import DIVERGENCE, Metric, choosers, metric_of
+from bnexp.comparison.selection import Member, Outcome
+from bnexp.errors import UsageError
+from bnexp.metric_words import no_column, no_label, no_table, no_value, still_free
+from bnexp.plan import run_id
+from bnexp.results import Results, with_derived
+from bnexp.spec import TableMetric, show
+
+Asked = str | TableMetric  # a column of runs.csv, or of a per-epoch table
+
+TABLE_CHOOSERS = tuple(  # what chooses for a number that is no metric: it must not choose for itself
+    f"{split}_loss{suffix}" for split in ("val", "fit", "train") for suffix in ("", "_population", "_batch")
+)
+_SHOWN = 12  # values of a label that a message lists
+
+
+def column_metric(results: Results, asked: TableMetric) -> Metric:
+    """How a column is compared: curves as the metrics of runs.csv, the others on the scale that training wrote down."""
+    known = metric_of(asked.column) if asked.table == "curves" else None
+    if known is not None:
+        return replace(known, failing=DIVERGENCE)
+    logged = asked.column in results.log_columns(asked.table)
+    # What diverges grows without bound: where no way is better, a diverged run ranks above every number.
+    return Metric(f"{asked.table}.{asked.column}", "log" if logged else "raw", False, DIVERGENCE)
+
+
+def choosers_of(asked: Asked) -> tuple[str, ...]:
+    """The metrics that may choose a knob for this one, best first (rule 7)."""
+    name = asked if isinstance(asked, str) else asked.column
+    return choosers(name) if metric_of(name) and (isinstance(asked, str) or asked.table == "curves") else TABLE_CHOOSERS
+
+
+def has_values(runs: Iterable[Outcome], name: str) -> bool:
+    """Whether any run has the metric."""
+    return any(not math.isnan(run.values.get(name, math.nan)) for run in runs)
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def with_column(members: Sequence[Member], results: Results, asked: TableMetric) -> tuple[tuple[Member, ...], str]:
+    """The members, their runs with the column's number under the metric's name; why there is none."""
+    name, axes = column_metric(results, asked).name, results.spec.axes
+    by_run, why_not = _reduced(results, asked)
+
+    def measured(member: Member) -> Member:
+        runs = {}
+        for seed, run in member.runs.items():
+            value = math.nan if run.diverged else by_run.get(run_id(member.setting, axes, seed), math.nan)
+            runs[seed] = replace(run, values={**run.values, name: value})
+        return replace(member, runs=runs)
+
+    return tuple(map(measured, members)), why_not
+
+
+def _reduced(results: Results, asked: TableMetric) -> tuple[dict[str, float], str]:
+    """One number per run id: over the epochs with a value, or at one epoch; or why there is none."""
+    frame = results.table(asked.table)
+    if frame is None:
+        return {}, f"no {asked.table}.csv was recorded"
+    frame = with_derived(frame)
+    absent = [name for name in (asked.column, *asked.labels) if name not in frame.columns]
+    if absent or not pd.api.types.is_numeric_dtype(frame[asked.column]):
+        return {}, f"{asked.table}.csv has no column of numbers {absent[0] if absent else asked.column}"
+    for label, value in asked.labels.items():
+        frame = frame[_is(frame[label], show(value))]
+    frame = frame[["run", "epoch", asked.column]].dropna()
+    if asked.epoch is not None:
+        frame = frame[frame["epoch"] == asked.epoch]
+    if frame.duplicated(["run", "epoch"]).any():
+        return {}, f"several rows of {asked.table}.csv for a run and epoch: the metric names too few labels"
+    grouped = frame.sort_values("epoch", kind="stable").groupby("run")[asked.column]
+    reduced = grouped.agg(asked.over or "last")
+    return {str(run): float(value) for run, value in reduced.items()}, ""
+
+
+def _is(column: pd.Series, value: str) -> pd.Series:
+    """Which rows of a label column have a value, whether pandas read it as numbers or as text."""
+    if not pd.api.types.is_numeric_dtype(column):
+        return column == value
+    try:
+        return column == float(value)
+    except ValueError:
+        return column != column
+
+
+# --- what was recorded ------------------------------------------------------------------------------------------------
+
+
+def check_column(results: Results, asked: TableMetric, members: Sequence[Member]) -> None:
+    """Raise UsageError unless the metric picks at most one number per run and epoch, and some run here has its row."""
+    tables = results.tables
+    if asked.table not in tables:
+        raise UsageError(f"metric: {no_table(asked.table, tables)}")
+    frame = results.table(asked.table)
+    assert frame is not None  # it is one of the tables
+    frame = with_derived(frame)
+    labels = _labels(frame)
+    columns = [name for name in frame.columns if name not in ("run", "epoch", *labels) and _is_number(frame[name])]
+    if asked.column not in columns:
+        raise UsageError(f"metric: {no_column(asked.column, asked.table, columns)}")
+    for name in asked.labels:
+        if name not in labels:
+            raise UsageError(f"metric: {name}: {no_label(name, asked.table, labels)}")
+    axes = results.spec.axes
+    here = {run_id(member.setting, axes, seed) for member in members for seed in member.runs}
+    _check_rows(frame[frame["run"].isin(here)], asked, labels)
+
+
+def _check_rows(frame: pd.DataFrame, asked: TableMetric, labels: Sequence[str]) -> None:
+    """Fix label by label, in the table's order: each has the value asked for, or only one."""
+    free = {}
+    wanted = {**{name: asked.labels.get(name) for name in labels}, "epoch": asked.epoch}
+    for name, value in wanted.items():
+        values = _values(frame[name])
+        if value is not None:
+            rows = frame[_is(frame[name], show(value))]
+            if not len(rows):
+                raise UsageError(f"metric: {name}: {no_value(name, show(value), values, f'in {asked.table}.csv')}")
+            frame = rows
+        elif name != "epoch" and len(values) > 1:
+            free[name] = values
+    if free:
+        raise UsageError(f"metric: {still_free(free)}")
+
+
+def _labels(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The label columns: those after run and epoch that tell their rows apart, and all up to the last with text."""
+    names = [str(name) for name in frame.columns if name not in ("run", "epoch")]
+    count = max((place for place, name in enumerate(names, start=1) if not _is_number(frame[name])), default=0)
+    while count < len(names) and frame.duplicated(["run", "epoch", *names[:count]]).any():
+        count += 1
+    return tuple(names[:count])
+
+
+def _is_number(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column)
+
+
+def _values(column: pd.Series) -> list[str]:
+    """The values of a label as text, in the order of their rows, long lists cut."""
+    found = [value if isinstance(value, str) else f"{value:.9g}" for value in column.dropna().unique()]
+    given = [text for text in found if text]
+    return given if len(given) <= _SHOWN else [*given[:_SHOWN], f"… ({len(given)})"]
