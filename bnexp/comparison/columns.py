@@ -121,18 +121,17 @@ def check_column(results: Results, asked: TableMetric, members: Sequence[Member]
 
 
 def _check_rows(frame: pd.DataFrame, asked: TableMetric, labels: Sequence[str]) -> None:
-    """Fix label by label, in the table's order: each has the value asked for, or only one."""
-    free = {}
-    wanted = {**{name: asked.labels.get(name) for name in labels}, "epoch": asked.epoch}
+    """The labels asked for, in the table's order, and the epoch have rows; the others have one value there."""
+    wanted = {name: asked.labels[name] for name in labels if name in asked.labels}
+    if asked.epoch is not None:
+        wanted["epoch"] = asked.epoch
     for name, value in wanted.items():
-        values = _values(frame[name])
-        if value is not None:
-            rows = frame[_is(frame[name], show(value))]
-            if not len(rows):
-                raise UsageError(f"metric: {name}: {no_value(name, show(value), values, f'in {asked.table}.csv')}")
-            frame = rows
-        elif name != "epoch" and len(values) > 1:
-            free[name] = values
+        rows = frame[_is(frame[name], show(value))]
+        if not len(rows):
+            where = f"in {asked.table}.csv"
+            raise UsageError(f"metric: {name}: {no_value(name, show(value), _values(frame[name]), where)}")
+        frame = rows
+    free = {name: values for name in labels if name not in wanted and len(values := _values(frame[name])) > 1}
     if free:
         raise UsageError(f"metric: {still_free(free)}")
 

@@ -88,7 +88,7 @@ def compare_runs(
         asked = table_metric(metric)
         wanted, kept = _named_column(results, asked, kept)
     elif metric is not None:
-        wanted = _named_metric(metric, members)
+        wanted = _named_metric(metric, members, results.tables)
     members = kept
     partial = parse_baseline(baseline, members)
     compared, left_out = [], []
@@ -151,13 +151,15 @@ def _outcomes(members: Sequence[Member]) -> list[Outcome]:
     return [run for member in members for run in member.runs.values()]
 
 
-def _named_metric(name: str, members: Sequence[Member]) -> Metric:
+def _named_metric(name: str, members: Sequence[Member], tables: Sequence[str]) -> Metric:
     """The metric that was asked for; where nothing has finished, every name that is shaped like one."""
     known = list(next((run.values for run in _outcomes(members)), ()))
     found = metric_of(name)
     if found is not None and (name in known or not known):
         return found
     there = f"; metrics: {', '.join(known)}" if known else ""
+    if name in tables:
+        raise UsageError(f"metric: {name} is a table; a column of it is named {name}.COLUMN:label=value,over=mean")
     why = _why_absent(name, members) or did_you_mean(name, known)
     raise UsageError(f"metric: no such metric {name!r}{why}{there}")
 
