@@ -141,6 +141,22 @@ def percentiles(frame: DataFrame, quantity: Quantity, grid: Grid) -> alt.FacetCh
     return _wrapped([band, *lines, dots], frame, grid)
 
 
+def fits(lines: DataFrame, points: DataFrame, grid: Grid) -> alt.FacetChart:
+    """Curves over the data: ``lines`` has panel, norm, seed, x, y; ``points`` x, y, drawn in every panel."""
+    panels = lines[["panel", "norm"]].drop_duplicates("panel")
+    everywhere = panels.merge(points, how="cross").assign(dot=True)
+    frame = pd.concat([everywhere, lines.assign(dot=False)], ignore_index=True)
+    frame["seed"] = frame["seed"].fillna(-1).astype(int)
+    base = alt.Chart().encode(
+        x=alt.X("x:Q", title=None, axis=alt.Axis(format="~g", tickCount=3), scale=alt.Scale(nice=False)),
+        y=alt.Y("y:Q", title=None, axis=alt.Axis(format="~g", tickCount=4), scale=alt.Scale(zero=False)),
+    )
+    dots = base.transform_filter("datum.dot").mark_circle(size=14, color="#9a9a9a", opacity=0.7)
+    line = base.transform_filter("!datum.dot").mark_line(strokeWidth=1.3, opacity=0.75)
+    drawn = line.encode(color=_color(_norms(lines), None), detail="seed:N", order="x:Q")
+    return _wrapped([dots, drawn], frame, grid)
+
+
 # --- panels -----------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bnexp.aggregates import cut, telling_rate
 from bnexp.comparison import Comparison
 from bnexp.figure_parts import FEWEST_EPOCHS, MOST_BLOCKS, Figure, Source, panel_text
+from bnexp.figures_fits import fits
 from bnexp.figures_inside import INSIDE, UNIT, WEIGHTS, activations, one_unit, parameters
 from bnexp.figures_training import LOSS, learning_curves, rate_picture
 from bnexp.results import Results
@@ -17,7 +18,7 @@ def figures_of(results: Results, comparison: Comparison) -> tuple[list[Figure], 
     inside = parts.runs[parts.runs["block"] == block]
     rate = telling_rate(inside)
     source = Source(results, comparison, parts, inside[inside["rate"] == rate], panel_text(block, rate))
-    makers = (learning_curves, rate_picture, activations, one_unit, parameters)
+    makers = (fits, learning_curves, rate_picture, activations, one_unit, parameters)
     figures = [figure for maker in makers for figure in maker(source)]
     return figures, _left_out(source, {figure.title for figure in figures}, block)
 

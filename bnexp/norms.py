@@ -12,12 +12,12 @@ What β is for. *Theorem*: let g be odd up to a constant, g(u) + g(−u) = k (ta
 centre, stand before g, and learn no β (``standardize``, ``gamma``, ``center``), and let the rows of the batch lie
 symmetrically about a point m: with m + d also m − d. Then every output f of the network, at any width and depth, has
 f(m + d) + f(m − d) = the same constant for all rows: its even part is constant.
-*Proof*, layer by layer: suppose what enters a layer has this property, as the rows themselves do. Then so has a = Wx + b,
-which is therefore a constant plus a part odd in d. Over symmetric rows the odd part has mean 0, so centring leaves
-exactly it; dividing by the SD and multiplying by γ keep it odd; and g of it plus g of its negative is k. The output
-layer is linear. ∎
-So such a network leaves of a target at least the variance of its even part, whatever γ (one bump: .3573 of the variance),
-and of a balanced class that x and −x share (XOR) a cross-entropy of at least ln 2, by convexity. β per unit moves the
+*Proof*, layer by layer: suppose what enters a layer has this property, as the rows themselves do. Then so has
+a = Wx + b, which is therefore a constant plus a part odd in d. Over symmetric rows the odd part has mean 0, so centring
+leaves exactly it; dividing by the SD and multiplying by γ keep it odd; and g of it plus g of its negative is k. The
+output layer is linear. ∎
+So such a network leaves of a target at least the variance of its even part, whatever γ (our bump: .3573 of all), and of
+a balanced class that x and −x share (XOR) a cross-entropy of at least ln 2, by convexity. β per unit moves the
 argument of g off its centre, and the property is gone. A relu is not odd; after the activation centring undoes nothing
 that the next layer's bias cannot restore. With random minibatches the symmetry holds up to sampling noise.
 

@@ -38,7 +38,7 @@ def constant_units(taps, activation):
 
 def slow_shift(now, then, constant_now=(), constant_then=()):
     """The columns, one unit after the other."""
-    found = {name: [] for name in ("mean_shift", "log_sd_shift", "wasserstein", "moved", *PARTS)}
+    found = {name: [] for name in ("mean_shift", "log_sd_shift", "wasserstein", "moved", *PARTS, "decorrelation")}
     for unit, (a1, a0) in enumerate(zip(now, then, strict=True)):
         sd0, sd1 = a0.std(), a1.std()
         if unit in constant_then:
@@ -51,11 +51,13 @@ def slow_shift(now, then, constant_now=(), constant_then=()):
         if unit not in constant_now:
             found["log_sd_shift"].append(abs(np.log(sd1) - np.log(sd0)))
         correlation = np.corrcoef(a0, a1)[0, 1] if sd1 > 0 else 1
+        if unit not in constant_now:
+            found["decorrelation"].append(1 - correlation)
         found["moved_reshuffle"].append(2 * sd0 * sd1 * (1 - correlation) / sd0**2)
     columns = {}
     for name, values in found.items():
         columns[name] = np.mean(values) if values else np.nan
-        if not name.startswith("moved"):
+        if not name.startswith(("moved", "decorrelation")):
             columns[f"{name}_max"] = np.max(values) if values else np.nan
     return {**columns, "units": len(found["moved"])}
 
@@ -105,7 +107,8 @@ def test_twice_as_wide_and_three_sds_further(dtype):
     found = columns_of((2 * a + 3 * sd).to(dtype), a.to(dtype))
     distance = ((a + 3 * sd).abs().mean(-1, keepdim=True) / sd).squeeze()
     expected = {"mean_shift": 3, "log_sd_shift": np.log(2), "moved": 10, "moved_mean": 9, "moved_scale": 1}
-    expected |= {"moved_reshuffle": 0, "mean_shift_max": 3, "log_sd_shift_max": np.log(2), "units": 6}
+    expected |= {"mean_shift_max": 3, "log_sd_shift_max": np.log(2), "units": 6}
+    expected |= {"moved_reshuffle": 0, "decorrelation": 0}
     expected |= {"wasserstein": float(distance.mean()), "wasserstein_max": float(distance.max())}
     tolerance = 1e-12 if dtype == torch.float64 else 1e-6
     assert found == pytest.approx(expected, rel=tolerance, abs=tolerance)
@@ -117,6 +120,7 @@ def test_rows_that_change_places_are_all_reshuffling():
     assert found["wasserstein"] == 0
     assert found["moved"] == pytest.approx(found["moved_reshuffle"])
     assert found["moved"] > 0.5
+    assert found["decorrelation"] == pytest.approx(found["moved"] / 2)
     centred = a - a.mean(-1, keepdim=True)
     assert columns_of(-centred, centred) == pytest.approx(
         columns_of(-centred, centred) | {"moved": 4, "moved_reshuffle": 4, "moved_mean": 0, "moved_scale": 0}, abs=1e-12

@@ -6,7 +6,8 @@ Of a unit with values a at the earlier reading and a′ now, in units of its bia
   the mean |difference| of the sorted values, over σ. Absolute first; then mean and maximum over units;
 - moved E(a′ − a)²/σ², rows paired, split exactly: moved_mean (μ′ − μ)²/σ² + moved_scale (σ′ − σ)²/σ² +
   moved_reshuffle 2σσ′(1 − ρ)/σ², ρ the correlation of a and a′; means over units. The last is taken from z = (a − μ)/σ
-  and z′ as (σ′/σ)·E(z′ − z)².
+  and z′ as (σ′/σ)·E(z′ − z)²; it grows with σ′ even where no row changes places, so
+- decorrelation 1 − ρ = ½E(z′ − z)², the reshuffling alone, whatever the scales; mean over units that vary then and now.
 
 Units that were constant then are left out; log_sd_shift leaves out those that are constant now, too. Where none is left
 the numbers are nan. Constant is a unit whose SD is at most 1e-6 of its |mean| (of 1 after a sigmoid), or was so at an
@@ -66,6 +67,7 @@ TABLE = Table(
             "part of moved: 2·SD·SD′(1 − correlation)/SD², rows changing places",
             log=True,
         ),
+        Column("decorrelation", "1", "mean over units of 1 − correlation of values then and now, rows paired"),
         Column("units", "1", "units used: those that varied at the earlier reading"),
     ),
 )
@@ -148,8 +150,9 @@ def shifts(now: Units, then: Units) -> dict[str, Tensor]:
         "moved_scale": _mean((ratio - 1) * (ratio - 1), used),
         "moved_reshuffle": _mean(ratio * (turned * turned).mean(-1), used),
     }
+    decorrelation = _mean((turned * turned).mean(-1) / 2, used & now.varies)
     total = parts["moved_mean"] + parts["moved_scale"] + parts["moved_reshuffle"]
-    return {**columns, "moved": total, **parts, "units": used.sum(-1).double()}
+    return {**columns, "moved": total, **parts, "decorrelation": decorrelation, "units": used.sum(-1).double()}
 
 
 def _mean(values: Tensor, which: Tensor) -> Tensor:

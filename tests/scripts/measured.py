@@ -72,11 +72,9 @@ def _processor() -> str:
 def head_lines(name: str) -> list[str]:
     """The lines ``# Cost:`` and ``# Result:`` of a config, from its CSV."""
     cost = next(row for row in rows_of(COSTS) if row["name"] == name)
-    n = int(cost["workers"])
-    lines = [
-        f"# Cost:     {cost['runs']} runs, {cost_text(cost)} with {n} worker{'s' if n > 1 else ''} ({cost['processor']}, "
-        f"{cost['versions'].split(',')[0]}, {cost['date'][:7]})."
-    ]
+    workers = f"{cost['workers']} worker{'s' if int(cost['workers']) > 1 else ''}"
+    where = f"{cost['processor']}, {cost['versions'].split(',')[0]}, {cost['date'][:7]}"
+    lines = [f"# Cost:     {cost['runs']} runs, {cost_text(cost)} with {workers} ({where})."]
     return [*lines, *_results(rows_of(MEASURED / f"{name}.csv"))]
 
 
@@ -88,32 +86,40 @@ def cost_text(cost: Row) -> str:
 
 def _results(rows: Sequence[Row]) -> Iterator[str]:
     claims = [row for row in rows if row["table"].startswith("claim ")]
-    yield (
-        "# Result:   per claim: a | b | a − b, or × a/b where the metric is compared on logs; means over seeds with 95 %"
-    )
-    yield (f"{INDENT}intervals (geometric means on logs; medians where some runs failed), of measured/*.csv.")
-    for index in range(0, len(claims), 3):
-        a, b, difference = claims[index : index + 3]
-        assert [row["side"] for row in (a, b, difference)] == ["a", "b", "difference"]
-        if index == 0 or claims[index - 1]["table"] != a["table"]:
-            margin = f" within {a['within']}" if a["within"] else ""
-            metric = f"{a['metric']}{', tuned by ' + a['tuned_by'] if a['tuned_by'] else ''}"
-            yield from _wrapped(f"{a['table'].removeprefix('claim ')}. {a['claim']} [{metric}; {a['expect']}{margin}]")
-        yield from _wrapped("   " + _line(a, b, difference))
+    yield "# Result:   per claim: a | b | a − b, or × a/b for metrics compared on logs; means over seeds, 95 % interval"
+    yield f"{INDENT}(on logs geometric means; medians where some runs failed), from measured/*.csv."
+    for name in dict.fromkeys(row["table"] for row in claims):
+        asked = [row for row in claims if row["table"] == name]
+        questions = [asked[index : index + 3] for index in range(0, len(asked), 3)]
+        assert all([row["side"] for row in question] == ["a", "b", "difference"] for question in questions)
+        first = asked[0]
+        common = dict(set.intersection(*(set(_fields(question[2]).items()) for question in questions)))
+        where = [f"{key} {value}" for key, value in _fields(asked[2]).items() if key in common]
+        tuned = [f"tuned by {first['tuned_by']}"] if first["tuned_by"] else []
+        margin = f" within {first['within']}" if first["within"] else ""
+        facts = "; ".join(
+            filter(None, [first["metric"], *tuned, ", ".join(where), f"expected {first['expect']}{margin}"])
+        )
+        yield from _wrapped(f"{name.removeprefix('claim ')}. {first['claim']} [{facts}]")
+        for a, b, difference in questions:
+            yield from _wrapped("   " + _line(a, b, difference, common))
 
 
-def _line(a: Row, b: Row, difference: Row) -> str:
+def _line(a: Row, b: Row, difference: Row, common: Row) -> str:
     shared, sides = _fields(difference), []
     for row in (a, b):
         own = ", ".join(value for key, value in _fields(row).items() if shared.get(key) != value)
         sides.append(f"{own} {_estimate(row)}{_learned(row)}")
-    where = ", ".join(f"{key} {value}" for key, value in shared.items())
+    where = ", ".join(f"{key} {value}" for key, value in shared.items() if key not in common)
     sign = "× " if difference["kind"].startswith(("ratio", "median ratio")) else ""
-    return f"{where + ': ' if where else ''}{sides[0]} | {sides[1]} | {sign}{_estimate(difference)}"
+    lost = [name for name, row in (("a", a), ("b", b)) if 2 * int(row["n_learned"]) < int(row["n"])]
+    ranked = difference["kind"].startswith("median") and len(lost) == 1
+    compared = f"{lost[0]} did not learn" if ranked else f"{sign}{_estimate(difference)}"
+    return f"{where + ': ' if where else ''}{sides[0]} | {sides[1]} | {compared}"
 
 
 def _fields(row: Row) -> Row:
-    """The setting columns of a row: those that stand before the first column of numbers."""
+    """The fields of the setting that a row names."""
     from bnexp.spec import leaves
 
     return {key: value for key, value in row.items() if key in leaves() and value != ""}
@@ -130,7 +136,7 @@ def _estimate(row: Row) -> str:
 
 def _learned(row: Row) -> str:
     n, learned = int(row["n"]), int(row["n_learned"])
-    return "" if n == learned else f" ({learned} of {n} learned)"
+    return f" ({learned} of {n} learned)" if 0 < learned < n else ""
 
 
 def _number(text: str) -> str:
