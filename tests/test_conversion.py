@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import torch
-from measure_checks import study
+from measure_tools import WITHOUT, study
 from test_slow_twin import twin_of
 from tools import train_runs
 
@@ -71,7 +71,7 @@ def assert_equal(ours, theirs):
 @pytest.mark.parametrize("placement", ["pre", "post"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_without_a_norm_is_full_for_any_statistics(activation, placement, hidden):
-    runs, networks, x = trained("[none, affine]", activation, placement, hidden)
+    runs, networks, x = trained(WITHOUT, activation, placement, hidden)
     generator = torch.Generator().manual_seed(0)
     for run, network in zip(runs, networks, strict=True):
         statistics = [
@@ -93,7 +93,7 @@ def test_without_a_norm_is_full_for_any_statistics(activation, placement, hidden
 @pytest.mark.parametrize("placement", ["pre", "post"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_and_by_the_batch_whose_statistics_they_are(activation, placement):
-    _, networks, x = trained("[none, affine]", activation, placement, "[7, 5]")
+    _, networks, x = trained(WITHOUT, activation, placement, "[7, 5]")
     for network in networks:
         taps = forward(network.parameters, x, network.structure, with_taps=True).taps
         inputs = [here["preactivation" if placement == "pre" else "activation"] for here in taps[:-1]]
