@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import subprocess
 import sys
 import textwrap
@@ -128,10 +127,13 @@ def _fields(row: Row) -> Row:
 def _estimate(row: Row) -> str:
     if not row["center"]:
         return "–" if row["n"] in ("", "0") else "failed"
-    text = _number(row["center"])
-    if row["low"] or row["high"]:
-        text += f" [{_number(row['low'])}, {_number(row['high'])}]"
-    return text
+    if not (row["low"] or row["high"]):
+        return _number(row["center"])
+    # as many digits as tell the ends apart
+    ends = {digits: (_number(row["low"], digits), _number(row["high"], digits)) for digits in (3, 4, 5)}
+    digits = next((digits for digits, (low, high) in ends.items() if low != high), 5)
+    low, high = ends[digits]
+    return f"{_number(row['center'], digits)} [{low or '−∞'}, {high or '∞'}]"
 
 
 def _learned(row: Row) -> str:
@@ -139,16 +141,14 @@ def _learned(row: Row) -> str:
     return f" ({learned} of {n} learned)" if 0 < learned < n else ""
 
 
-def _number(text: str) -> str:
+def _number(text: str, digits: int = 3) -> str:
+    """``.971``, ``1.2``, ``2430``, ``7e−06``, as the number's size asks for; empty for none."""
     if not text:
-        return "∞"
-    shown = f"{float(text):.3g}"
-    shown = f"{float(shown):.0f}" if math.fabs(float(shown)) >= 1000 and "e" in shown and float(shown) < 1e6 else shown
-    return (
-        shown.replace("-0.", "−.").replace("0.", ".", 1)
-        if shown.startswith(("0.", "-0."))
-        else shown.replace("-", "−", 1)
-    )
+        return ""
+    value = float(f"{float(text):.{digits}g}")
+    shown = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.{digits}g}"
+    sign, size = ("−" if shown.startswith("-") else ""), shown.lstrip("-").replace("e-", "e−")
+    return sign + (size[1:] if size.startswith("0.") else size)
 
 
 def _wrapped(text: str) -> list[str]:

@@ -77,19 +77,15 @@ def without_selection(value: Any) -> Any:
 
 
 def main(oddness: str, rates: str) -> None:
-    fits, picture = spec_of(oddness, "fits"), spec_of(rates, "learning-rate")
+    parts = (spec_of(oddness, "fits"), best_of(oddness, "xor"), spec_of(rates, "learning-rate"))
     titles = (
         "One bump, 64 points, two hidden layers of 64 tanh units, norm before the activation: the fit of each seed",
-        "XOR, 4000 points, each norm at its best learning rate (dots: 95 % intervals over seeds)",
+        "XOR, 4000 points, each norm at its best learning rate (bars: 95 % over seeds)",
         "Digits, 64-64, 15 epochs: final test accuracy and share that learned, by learning rate",
     )
-    whole = {key: value for key, value in fits.items() if key in ONLY_HERE and key != "params"}
-    whole["vconcat"] = [
-        part(fits, titles[0]),
-        part(best_of(oddness, "xor"), titles[1]),
-        part(picture, titles[2]),
-    ]
-    whole["datasets"] = {**fits.get("datasets", {}), **picture.get("datasets", {})}
+    whole = {key: value for key, value in parts[0].items() if key in ONLY_HERE and key != "params"}
+    whole["vconcat"] = [part(*each) for each in zip(parts, titles, strict=True)]
+    whole["datasets"] = {name: rows for spec in parts for name, rows in spec.get("datasets", {}).items()}
     whole["spacing"] = 34
     whole["resolve"] = {"scale": dict.fromkeys(("color", "shape", "strokeDash"), "independent")}
     PICTURE.write_bytes(rendering.to_file(without_selection(whole), "png"))
