@@ -1,11 +1,14 @@
-"""Write the spec and CSV reference into README.md from the code, between its markers; --check only compares."""
+"""Write the references of spec, CSVs and configs into README.md, between its markers; --check only compares."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+from measured import CONFIGS, COSTS, cost_text, rows_of
+
 from bnexp.layout import OUTCOME_COLUMNS
+from bnexp.loading import load_spec
 from bnexp.measures import MEASURES
 from bnexp.spec import MEASURES as MEASURE_OPTIONS
 from bnexp.spec import SECTIONS, StudyFields, is_axis, leaf, show
@@ -44,8 +47,19 @@ def csv_reference() -> list[str]:
     return lines
 
 
+def config_reference() -> list[str]:
+    costs = {cost["name"]: cost for cost in rows_of(COSTS)}
+    lines = [row("config", "question", "runs", "cost"), row("---", "---", "---", "---")]
+    for path in sorted(CONFIGS.glob("*.yaml")):
+        spec = load_spec(path)
+        cost = cost_text(costs[path.stem]) if path.stem in costs else "not measured"
+        lines.append(row(f"`{path.name}`", spec.question, str(len(spec.settings) * len(spec.seeds)), cost))
+    return lines
+
+
 def filled(text: str) -> str:
-    for name, lines in (("spec", spec_reference()), ("csv", csv_reference())):
+    made = (("spec", spec_reference()), ("csv", csv_reference()), ("config", config_reference()))
+    for name, lines in made:
         start, end = f"<!-- {name} reference -->", f"<!-- end of {name} reference -->"
         before, after = text.split(start)[0], text.split(end)[1]
         text = "\n".join([before + start, *lines, end]) + after

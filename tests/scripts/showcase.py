@@ -18,7 +18,7 @@ from bnexp.comparison import compare_runs
 from bnexp.figures import figures_of
 from bnexp.results import load_results
 
-PICTURE = Path(__file__).parents[2] / "configs" / "measured" / "showcase.png"
+PICTURE = Path(__file__).parents[2] / "configs" / "measured" / "showcase.svg"
 ONLY_HERE = ("$schema", "config", "padding", "params", "datasets")  # of a whole picture, not of its parts
 
 
@@ -88,7 +88,7 @@ def main(oddness: str, rates: str) -> None:
     whole["datasets"] = {name: rows for spec in parts for name, rows in spec.get("datasets", {}).items()}
     whole["spacing"] = 34
     whole["resolve"] = {"scale": dict.fromkeys(("color", "shape", "strokeDash"), "independent")}
-    PICTURE.write_bytes(rendering.to_file(without_selection(whole), "png"))
+    PICTURE.write_text(rendering.to_svg(without_selection(whole), "showcase"), encoding="utf-8")
 
 
 if __name__ == "__main__":
