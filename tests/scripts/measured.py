@@ -22,6 +22,10 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 MEASURED = CONFIGS / "measured"
 COSTS = MEASURED / "costs.csv"
 COST_FIELDS = ("name", "runs", "seconds", "workers", "date", "versions", "processor")
+ALSO = {  # beside the claims: what has no second side
+    "speed-not-capacity": ("conversions.max_difference:conversion=standardize",),
+    "identity": ("conversions.max_difference:conversion=full", "identity.exact:layer=1"),
+}
 INDENT, WIDTH = "#   ", 120
 Row = dict[str, str]
 
@@ -37,10 +41,12 @@ def rows_of(path: Path) -> list[Row]:
 def measure(folder: Path) -> None:
     """Keep what ``compare`` says of a finished study, and what it cost."""
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    command = [sys.executable, "-m", "bnexp", "compare", str(folder), "--format", "csv"]
-    said = subprocess.run(command, capture_output=True, check=True).stdout
     MEASURED.mkdir(exist_ok=True)
-    (MEASURED / f"{folder.name}.csv").write_bytes(said)
+    rows = compared(folder)
+    for metric in ALSO.get(folder.name, ()):
+        rows += [{**row, "table": f"also {row['table']}"} for row in compared(folder, "--metric", metric)]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    write(MEASURED / f"{folder.name}.csv", columns, rows)
     trained = [session for session in meta["sessions"] if session["runs_trained"]]
     versions = meta["versions"]
     costs = {row["name"]: row for row in rows_of(COSTS)} if COSTS.exists() else {}
@@ -53,10 +59,19 @@ def measure(folder: Path) -> None:
         "versions": f"torch {versions['torch']}, python {versions['python']}",
         "processor": _processor(),
     }
-    with COSTS.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COST_FIELDS, lineterminator="\n")
+    write(COSTS, COST_FIELDS, [costs[name] for name in sorted(costs)])
+
+
+def compared(folder: Path, *words: str) -> list[Row]:
+    command = [sys.executable, "-m", "bnexp", "compare", str(folder), "--format", "csv", *words]
+    return list(csv.DictReader(subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()))
+
+
+def write(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n", restval="")
         writer.writeheader()
-        writer.writerows(costs[name] for name in sorted(costs))
+        writer.writerows(rows)
 
 
 def _processor() -> str:
@@ -102,6 +117,16 @@ def _results(rows: Sequence[Row]) -> Iterator[str]:
         yield from _wrapped(f"{name.removeprefix('claim ')}. {first['claim']} [{facts}]")
         for a, b, difference in questions:
             yield from _wrapped("   " + _line(a, b, difference, common))
+    yield from _also(rows)
+
+
+def _also(rows: Sequence[Row]) -> Iterator[str]:
+    """Metrics without a second side: the range of the settings' means."""
+    for metric in dict.fromkeys(row["metric"] for row in rows if row["table"] == "also equal values"):
+        found = [row for row in rows if row["metric"] == metric and row["center"] and row["table"].endswith("values")]
+        means = sorted((row["center"] for row in found), key=float)
+        n = f"{len(found)} settings of {found[0]['n']} runs"
+        yield from _wrapped(f"Also: {metric}: {_number(means[0])} to {_number(means[-1])}, means of {n}.")
 
 
 def _line(a: Row, b: Row, difference: Row, common: Row) -> str:
