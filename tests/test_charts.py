@@ -10,13 +10,18 @@ import pandas as pd
 import pytest
 import scipy.stats
 from studies import EPOCHS, accuracy, study
+from test_experiment import Silent
+from tools import make_spec
 
 from bnexp import charts, rendering
 from bnexp.aggregates import bands, chosen_rates, cut, measured, rates_by_training, telling_rate, thinned
 from bnexp.charts import Grid, Quantity
 from bnexp.comparison import compare_runs
+from bnexp.data import load_dataset
+from bnexp.experiment import Request, run_experiment
 from bnexp.figures import figures_of
 from bnexp.loading import load_spec
+from bnexp.results import load_results
 from bnexp.spec import NORMS
 
 SPEC = """
@@ -298,3 +303,36 @@ def test_svgs_for_a_page_have_their_own_ids_and_escape_their_texts():
     assert all(name.startswith("f1-") for name in ids)
     assert "url(#f1-" in svg
     assert "url(#clip" not in svg
+
+
+def test_fits_are_drawn_over_the_data(tmp_path):
+    spec = make_spec(
+        "name: fit\ndata: {name: bump, samples: 16, validation: 0}\nmodel: {hidden: [4], norm: [none, gamma]}\n"
+        "train: {epochs: 2, batch_size: full}\nseeds: 2\nmeasure: [predictions]"
+    )
+    run_experiment(spec, Request(out=tmp_path / "fit"), Silent())
+    results = load_results([tmp_path / "fit"])[0]
+    figure = next(f for f in figures_of(results, first(results))[0] if f.name == "fits")
+    (rows,) = figure.spec["datasets"].values()
+    for norm in ("none", "gamma"):
+        dots = [row for row in rows if row["dot"] and row["panel"] == norm]
+        data = load_dataset(spec.settings[0].data).train
+        assert [row["y"] for row in dots] == pytest.approx(data.targets.tolist(), rel=1e-4)
+        lines = [row for row in rows if not row["dot"] and row["panel"] == norm]
+        assert len(lines) == 2 * 201
+        assert {row["seed"] for row in lines} == {0, 1}
+    drawn = results.table("predictions")
+    assert sorted(row["y"] for row in rows if not row["dot"]) == pytest.approx(
+        sorted(drawn["value_population"]), rel=1e-4, abs=1e-6
+    )
+
+
+def test_no_fits_without_predictions_or_for_two_features(tmp_path):
+    for measure, data in (("activations", "bump"), ("predictions", "xor")):
+        spec = make_spec(
+            f"name: fit\ndata: {{name: {data}, samples: 16, validation: 0}}\nmodel: {{hidden: [4]}}\n"
+            f"train: {{epochs: 1, batch_size: full}}\nseeds: 2\nmeasure: [{measure}]"
+        )
+        run_experiment(spec, Request(out=tmp_path / data), Silent())
+        results = load_results([tmp_path / data])[0]
+        assert "fits" not in [f.name for f in figures_of(results, first(results))[0]]
