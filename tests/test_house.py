@@ -162,7 +162,7 @@ NUMBER = re.compile(r"(?<![\w.])\d*\.?\d+(?![\w.]*\d)")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_has_its_head(path):
     head, body = path.read_text(encoding="utf-8").split("\nname:")
-    words = ("# Question:", "# Command:", "# Toy size:", "# Cost:", "# Result:", "# Reading:")
+    words = ("# Question:", "# Source:", "# Command:", "# Toy size:", "# Cost:", "# Result:", "# Reading:")
     assert [word for word in words if word in head] == list(words)
     assert f"bnexp train configs/{path.name}" in head
     # What was measured stands above the reading, made from the CSV; the reading may only name what the spec says.

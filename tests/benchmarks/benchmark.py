@@ -28,12 +28,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tools import MNIST, make_spec, options_of, runs_of
+from tools import MNIST, ROOT, make_spec, options_of, runs_of
 
 from bnexp.data import Dataset, load_dataset
 from bnexp.executors import make_stacks
+from bnexp.loading import load_spec
 from bnexp.plan import Run, make_plan
-from bnexp.spec import Spec
+from bnexp.spec import DEFAULT_MEASURES, MEASURES, Spec
 from bnexp.training import train
 
 STUDIES = {
@@ -130,14 +131,36 @@ def measure(name: str, folder: Path, rounds: int) -> dict[str, float]:
     return {side: 1e3 * statistics.median(found) for side, found in times.items()}
 
 
+def measure_costs(rounds: int) -> dict[str, float]:
+    """Time of the quickstart (10 epochs) with each measure, every epoch, over its time without any; medians."""
+    without = ["train.epochs=10", "claims=[]", "measure=[]"]
+    bare = load_spec(ROOT / "configs" / "quickstart.yaml", without)
+    dataset = load_dataset(bare.settings[0].data)
+    sets = {name: [name] for name in MEASURES if name != "predictions"}  # that is for one or two features
+    sets = {"default": list(DEFAULT_MEASURES), **sets}
+    ratios: dict[str, list[float]] = {name: [] for name in sets}
+    for _ in range(rounds):
+        for name, measures in sets.items():
+            options = ", ".join(f"{measure}: {{every: 1}}" for measure in measures)
+            spec = load_spec(ROOT / "configs" / "quickstart.yaml", [*without[:2], f"measure={{{options}}}"])
+            alone = seconds(stacked, bare, dataset)  # beside each: the machine's speed drifts
+            ratios[name].append(seconds(stacked, spec, dataset) / alone)
+    return {name: statistics.median(found) for name, found in ratios.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mnist", type=Path, default=MNIST, help="folder with MNIST's IDX files")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", default=list(STUDIES), help="which studies")
+    parser.add_argument("--measures", action="store_true", help="instead: what each measure costs on the quickstart")
     parser.add_argument("--json", type=Path, help="also write the table here")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.measures:
+        for name, ratio in measure_costs(arguments.rounds).items():
+            print(f"{name:12} {ratio:6.2f} × the time without measures", flush=True)
+        return
     names = [name for name in STUDIES if name in arguments.only and (name != "mnist" or arguments.mnist.exists())]
     print(f"torch {torch.__version__}, numpy {np.__version__}, {platform.machine()}, one thread; ms per run and epoch")
     print(f"{'study':8} {'bnexp':>8} {'bare':>8} {'plain':>8} {'plain/bnexp':>12} {'bnexp/bare':>11}")
