@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bnexp.layout import Column, Table, tracked_units
-from bnexp.measures.base import LAYER, TAP, Measure, Reading, Record, learns_affine
+from bnexp.measures.base import LAYER, TAP, Measure, Reading, Record, ascending, learns_affine
 
 NEAR_ZERO = 0.05  # |x| at most this
 SATURATED_SLOPE = 0.0475  # sigmoid: g(1 − g) below this, i.e. g outside [.05, .95]
@@ -67,7 +67,7 @@ def unit_records(
     """Yield the columns of units.csv for each tracked unit of x [run, unit, sample]; its index ends the labels."""
     units = tracked_units(x.shape[1], track)
     x = x[:, units]
-    ranked = x.sort(-1).values
+    ranked = ascending(x)
     ranks = [ranked[:, :, math.ceil(p * x.shape[-1]) - 1] for p in PERCENTILES]
     mean = x.mean(-1)
     values = torch.stack([mean, _sd(x, mean), *ranks], -1)

@@ -21,13 +21,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bnexp.layout import Column, Table
 from bnexp.measures.activations import UNIT_TABLE, unit_records
-from bnexp.measures.base import LAYER, TAP, Measure, Reading, Record, learns_affine
+from bnexp.measures.base import LAYER, TAP, Measure, Reading, Record, ascending, learns_affine
 
 # float32 holds a value to 6e-8 of itself, so values that should be equal have an SD of about that share of their mean,
 # or of 1 after a sigmoid, which is computed as ½(1 + tanh). Standardizing blows such an SD up: hence the earlier taps.
@@ -120,8 +119,7 @@ def units_of(x: Tensor, floor: float = 0.0, varied: Tensor | None = None) -> Uni
 
     ``floor``: the least scale of |mean| for a constant; ``varied`` [run, unit]: at the tap before.
     """
-    # NumPy sorts short rows 35 times faster than torch; the values are the same.
-    ranked = torch.from_numpy(np.sort(x.cpu().numpy(), -1)).to(x.device).double()
+    ranked = ascending(x).double()
     x = x.double()
     mean = x.mean(-1)
     deviation = x - mean[..., None]
