@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from bnexp.claim_grammar import KnobMetric, TableMetric
 from bnexp.claims import Mistake, Question, raise_mistakes, resolve_claims, with_way_out, wrong_margin
 from bnexp.errors import did_you_mean
 from bnexp.layout import METRIC, METRIC_KINDS, Table, tracked_units
 from bnexp.metric_words import no_column, no_label, no_table, no_value, still_free
 from bnexp.norms import NORMS
 from bnexp.source import FieldPath
-from bnexp.spec import DataFields, KnobMetric, Setting, Spec, TableMetric, show
+from bnexp.spec import DataFields, Setting, Spec, show
 
 SCORES = {"accuracy": "classification", "r2": "regression", "unexplained": "regression"}  # kind -> task it exists for
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from bnexp import wording
+from bnexp.claim_grammar import KnobMetric
 from bnexp.claims import Question, Side, metric_text
 from bnexp.comparison import ClaimRow, Estimate, Row, resolvable
 from bnexp.comparison.claimed import all_notes
-from bnexp.spec import KnobMetric
 
 Line = tuple[str, str]
 LISTED = "claims: both sides' numbers, not judged"

@@ -14,10 +14,11 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
+from bnexp.claim_grammar import METRIC_FORMS, Claim, KnobMetric, TableMetric, leaf_of
 from bnexp.errors import SpecError, UsageError, did_you_mean
 from bnexp.layout import METRIC, METRIC_KINDS
 from bnexp.source import FieldPath
-from bnexp.spec import METRIC_FORMS, Claim, KnobMetric, Setting, Spec, TableMetric, leaf_of, leaves, show
+from bnexp.spec import Setting, Spec, leaves, show
 
 WAY_OUT = "; to train without claims, add the override claims=[]"
 _SHOWN = 10  # values that a message lists

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from bnexp import source
+from bnexp.claim_grammar import Claim, leaf_of
 from bnexp.claims import ask, parse_claim
 from bnexp.errors import Problem, SpecError, did_you_mean
 from bnexp.source import Document, FieldPath
@@ -25,14 +26,12 @@ from bnexp.spec import (
     DEFAULT_SEEDS,
     MEASURES,
     SECTIONS,
-    Claim,
     Setting,
     Spec,
     StudyFields,
     contradictions,
     is_axis,
     is_safe_name,
-    leaf_of,
     setting_fields,
 )
 

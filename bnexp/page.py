@@ -19,13 +19,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bnexp import __version__, rendering, source
+from bnexp.claim_grammar import Claim
 from bnexp.comparison import Comparison, compare_runs
 from bnexp.errors import StorageError
 from bnexp.figure_parts import Figure
 from bnexp.figures import figures_of
 from bnexp.page_tables import Table, provenance, settings_table, tables_of
 from bnexp.results import Results
-from bnexp.spec import Claim
 from bnexp.summary import Said, summary_of
 from bnexp.wording import group_title
 

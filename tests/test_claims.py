@@ -21,13 +21,13 @@ from tools import ROOT, make_spec
 
 from bnexp import source
 from bnexp.claim_checks import check_claims, taps_of
+from bnexp.claim_grammar import KnobMetric, TableMetric
 from bnexp.claim_wording import heading, planned_lines, row_lines
 from bnexp.claims import metric_text, resolve_claims
 from bnexp.comparison import claim_records, compare_runs, list_claims, resolvable, to_records
 from bnexp.errors import SpecError
 from bnexp.loading import resolve
 from bnexp.results import load_results
-from bnexp.spec import KnobMetric, TableMetric
 from bnexp.tables import study_tables
 
 GRID = """

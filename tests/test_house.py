@@ -34,7 +34,7 @@ PANDAS_ROOMS = {"results", "comparison", "aggregates", "charts", "figure_parts",
 PANDAS_ROOMS |= {"figures_training", "figures_fits"}
 ROOMS = {
     "yaml": {"source"},
-    "pydantic": {"spec", "loading", "claims"},
+    "pydantic": {"spec", "claim_grammar", "loading", "claims"},
     "typer": {"cli"},
     "rich": {"console"},
     "altair": {"charts"},

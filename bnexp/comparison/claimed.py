@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bnexp.claim_grammar import KnobMetric, TableMetric
 from bnexp.claims import Question, Side, metric_text, resolve_claims, scale_of
 from bnexp.comparison.choice import choose, in_order
 from bnexp.comparison.columns import Asked, choosers_of, column_metric, has_values, with_column
@@ -20,7 +21,7 @@ from bnexp.comparison.metrics import Failing, Metric, metric_of
 from bnexp.comparison.rows import NO_EXTRA, Extra, Row, make_row
 from bnexp.comparison.selection import Outcome, Runs, cells_of, members_of, on_axes
 from bnexp.results import Results
-from bnexp.spec import KnobMetric, Setting, TableMetric
+from bnexp.spec import Setting
 
 ENDS = Failing(True, "had none", "had one")  # of seeds, for largest and smallest
 _TESTS: dict[str, Callable[[float, float], bool]] = {

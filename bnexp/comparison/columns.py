@@ -11,13 +11,14 @@ from dataclasses import replace
 
 import pandas as pd
 
+from bnexp.claim_grammar import TableMetric
 from bnexp.comparison.metrics import DIVERGENCE, Metric, choosers, metric_of
 from bnexp.comparison.selection import Member, Outcome
 from bnexp.errors import UsageError
 from bnexp.metric_words import no_column, no_label, no_table, no_value, still_free
 from bnexp.plan import run_id
 from bnexp.results import Results, with_derived
-from bnexp.spec import TableMetric, show
+from bnexp.spec import show
 
 Asked = str | TableMetric  # a column of runs.csv, or of a per-epoch table
 

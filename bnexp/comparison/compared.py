@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bnexp.claim_grammar import TableMetric
 from bnexp.claims import metric_text, table_metric
 from bnexp.comparison.choice import Choice, choose, in_order
 from bnexp.comparison.columns import Asked, check_column, choosers_of, column_metric, has_values, with_column
@@ -31,7 +32,6 @@ from bnexp.comparison.selection import (
 )
 from bnexp.errors import UsageError, did_you_mean
 from bnexp.results import Results
-from bnexp.spec import TableMetric
 
 NOT_COVERED = (  # rule 10: every report says this
     "Intervals are over seeds. They do not cover the data split, other test rows, the architecture, the choice of data "
