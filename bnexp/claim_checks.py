@@ -130,6 +130,8 @@ def _wrong_table(
     fewest = min(setting.train.epochs for setting in settings)
     if metric.epoch is not None and metric.epoch > fewest:
         yield ("metric", "epoch"), f"there is no epoch {metric.epoch}: train.epochs is {fewest}"
+    elif metric.epoch is not None and metric.epoch < table.first_epoch:
+        yield ("metric", "epoch"), f"{table.name}.csv begins with epoch {table.first_epoch}"
 
 
 def table_scale(table: Table, column: str) -> str:
@@ -147,7 +149,7 @@ def _wrong_labels(metric: TableMetric, table: Table, settings: Sequence[Setting]
             yield ("metric", name), no_label(name, table.name, names)
     free: dict[str, list[str]] = {}
     for name in names:
-        values = _label_values(name, metric, settings, spec.study.track)
+        values = _label_values(name, metric, table, settings, spec.study.track)
         if name in metric.labels:
             lacking = next((there for there in values if there and show(metric.labels[name]) not in there), None)
             if lacking is not None:
@@ -158,13 +160,16 @@ def _wrong_labels(metric: TableMetric, table: Table, settings: Sequence[Setting]
         yield ("metric",), still_free(free)
 
 
-def _label_values(name: str, metric: TableMetric, settings: Sequence[Setting], track: int) -> list[tuple[str, ...]]:
+def _label_values(
+    name: str, metric: TableMetric, table: Table, settings: Sequence[Setting], track: int
+) -> list[tuple[str, ...]]:
     """The values that a label has for each setting, given the labels that are fixed; empty where nobody knows yet."""
-    layer = metric.labels.get("layer")
-    number = layer if isinstance(layer, int) and not isinstance(layer, bool) else 0
+    layer = show(metric.labels.get("layer"))
+    number = int(layer) if layer.isdecimal() else 0
+    fixed = next((label.values for label in table.labels if label.name == name), ())
     found = []
     for setting in settings:
-        layers = range(1, len(setting.model.hidden) + 2)
+        layers = range(1, len(setting.model.hidden) + (1 if table.hidden_only else 2))
         here = [number] if number in layers else layers
         if name == "layer":
             found.append(tuple(map(str, layers)))
@@ -174,5 +179,5 @@ def _label_values(name: str, metric: TableMetric, settings: Sequence[Setting], t
         elif name == "unit" and 1 <= number <= len(setting.model.hidden):
             found.append(tuple(map(str, tracked_units(setting.model.hidden[number - 1], track))))
         else:
-            found.append(())
+            found.append(fixed)
     return list(dict.fromkeys(found))

@@ -32,12 +32,20 @@ NARROW = 80  # columns below which an interval goes under its centre
 PLAIN_WIDTH = 120  # columns of a table that is not printed on a terminal
 
 
+class _Terminal(Console):
+    """A console that leaves it to the command to end quietly when the reader of its output has left (| head)."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich would exit with 1."""
+        raise BrokenPipeError
+
+
 def _console(stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows "?" instead of failing
     width = None if stream.isatty() else PLAIN_WIDTH
-    return Console(file=stream, highlight=False, soft_wrap=False, width=width)
+    return _Terminal(file=stream, highlight=False, soft_wrap=False, width=width)
 
 
 def print_error(message: str) -> None:

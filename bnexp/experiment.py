@@ -264,6 +264,7 @@ class _Study:
                     for table in self.tables.values()
                     if (logged := [column.name for column in table.columns if column.log])
                 },
+                "labels": {table.name: [label.name for label in table.labels] for table in self.tables.values()},
                 "runs": [{"id": run.id, "key": run.key} for run in self.outline.runs],
                 "committed": sorted(self.commits) if assembled else list(old.get("committed", ())),
                 "failures": {name: text.strip().splitlines()[-1] for name, text in self.summary.failures.items()},

@@ -40,21 +40,27 @@ METRIC = re.compile(rf"(train|fit|val|test)_({'|'.join(METRIC_KINDS)})((?:_\w+)?
 class Column(NamedTuple):
     """A column of a table: its name, unit and meaning. The README's reference is made from these.
 
-    ``log``: it is compared on logs, as a ratio.
+    ``log``: it is compared on logs, as a ratio. ``values``: all that a label column may hold, where that is fixed.
     """
 
     name: str
     unit: str
     meaning: str
     log: bool = False
+    values: tuple[str, ...] = ()
 
 
 class Table(NamedTuple):
-    """A CSV: label columns (text) and number columns; ``run`` and ``epoch`` stand before them."""
+    """A CSV: label columns (text) and number columns; ``run`` and ``epoch`` stand before them.
+
+    ``hidden_only``: its layers are the hidden ones. ``first_epoch``: the first that can have rows.
+    """
 
     name: str
     labels: tuple[Column, ...]
     columns: tuple[Column, ...]
+    hidden_only: bool = False
+    first_epoch: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -341,7 +341,11 @@ class _Resolver:
         else:
             places = {}
         if not isinstance(value, dict):
-            self.problems.append(given.problem("a list of measures, or measures with their options, is expected"))
+            self.problems.append(
+                given.problem(
+                    "a list of names, or one mapping of names to options, such as {shift: {steps: 50}, rank: {}}"
+                )
+            )
             return {}
         found = {}
         for name, options in value.items():

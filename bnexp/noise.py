@@ -3,11 +3,12 @@
 For each hidden unit j and step: μ_j ~ U(−.5, .5), σ_j ~ U(1, 1.25). For each sample i of the minibatch:
 m_ij ~ U(μ_j − .1, μ_j + .1), s_ij ~ N(σ_j, .1²). The norm's output y becomes
 
-    y′ = s·y + m                        where the norm scales, as in the paper: y is in units of its own SD
+    y′ = s·y + m                        where the norm scales, as in the paper
     y′ = mean + s·(y − mean) + m·SD     elsewhere: the same noise in units of each unit's SD over the minibatch
 
-Mean and SD are not differentiated, so ∂y′/∂y = s in both. Only training is noisy. The draws are a function of
-(seed, noise, step) and of the widths: runs of one seed share them.
+Before γ and β are learned the two are the same noise. As γ grows, m weighs less against y: a norm with γ can outgrow
+its noise, one without can not. Mean and SD are not differentiated, so ∂y′/∂y = s in both. Only training is noisy. The
+draws are a function of (seed, noise, step) and of the widths: runs of one seed share them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Update rules as pairs of pure functions, with one learning rate per run.
+"""Update rules as pairs of functions, with one learning rate per run.
 
-``init(parameters) -> state`` and ``update(parameters, gradients, state, knobs, lr) -> state``; parameters and state
-change in place, and no run's update reads another's numbers. Plain products and sums only: fused kernels round
+``init(parameters) -> state`` and ``update(parameters, gradients, state, knobs, lr)``; parameters and state change in
+place, and no run's update reads another's numbers. Plain products and sums only: fused kernels round
 differently in a vector's tail, and a stacked run must equal the same run alone.
 """
 
@@ -39,7 +39,7 @@ class Knobs(NamedTuple):
 
 
 class Optimizer(NamedTuple):
-    """An update rule: two pure functions."""
+    """An update rule: two functions that know nothing but their arguments."""
 
     init: Callable[[Parameters], State]
     update: Callable[[Parameters, Parameters, State, Knobs, Tensor], None]

@@ -72,6 +72,12 @@ class Results:
         columns = found.get(table) if isinstance(found, dict) else None
         return tuple(map(str, columns)) if isinstance(columns, list) else ()
 
+    def labels(self, table: str) -> tuple[str, ...] | None:
+        """The label columns of a table, as training wrote them down in meta.json; None where it did not."""
+        found = self.meta.get("labels")
+        columns = found.get(table) if isinstance(found, dict) else None
+        return tuple(map(str, columns)) if isinstance(columns, list) else None
+
     @property
     def tables(self) -> tuple[str, ...]:
         """The recorded tables with rows per run and epoch, by name."""

@@ -2,8 +2,8 @@
 
 all: weights, biases, and the γ, β that the norm learns. norm: these γ, β alone, at random features; norm+output: also
 the last layer's weights and bias (Frankle, Schwab & Morcos 2021). random: as many weights as there are γ and β, drawn
-without replacement among the entries of all weight matrices, all else frozen: their control. What is frozen keeps its
-initial value; running statistics follow as ever.
+without replacement among the entries of all weight matrices, the output's too, all else frozen: their control. What is
+frozen keeps its initial value; running statistics follow as ever.
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bnexp.claim_grammar import TableMetric
 from bnexp.comparison.metrics import DIVERGENCE, Metric, choosers, metric_of
@@ -78,14 +80,24 @@ def _reduced(results: Results, asked: TableMetric) -> tuple[dict[str, float], st
         return {}, f"{asked.table}.csv has no column of numbers {absent[0] if absent else asked.column}"
     for label, value in asked.labels.items():
         frame = frame[_is(frame[label], show(value))]
-    frame = frame[["run", "epoch", asked.column]].dropna()
+    frame = frame[["run", "epoch", asked.column]]
     if asked.epoch is not None:
         frame = frame[frame["epoch"] == asked.epoch]
     if frame.duplicated(["run", "epoch"]).any():
         return {}, f"several rows of {asked.table}.csv for a run and epoch: the metric names too few labels"
-    grouped = frame.sort_values("epoch", kind="stable").groupby("run")[asked.column]
-    reduced = grouped.agg(asked.over or "last")
-    return {str(run): float(value) for run, value in reduced.items()}, ""
+    # An epoch at which no run has a value was not asked for one (gradient_norm at the start); elsewhere a missing one
+    # is not a number, and so is what is made of it: never an older epoch's value, never a mean over fewer epochs.
+    frame = frame[frame.groupby("epoch")[asked.column].transform("count") > 0].sort_values("epoch", kind="stable")
+    over = asked.over or "last"
+    found = {str(run): values.to_numpy(dtype=float) for run, values in frame.groupby("run")[asked.column]}
+    return {run: _over_epochs(values, over) for run, values in found.items()}, ""
+
+
+def _over_epochs(values: NDArray[np.float64], over: str) -> float:
+    """One number of a run's values in the order of epochs; nan if one that counts is not a number."""
+    if over == "last":
+        return float(values[-1])
+    return float({"mean": np.mean, "max": np.max, "sum": np.sum}[over](values))
 
 
 def _is(column: pd.Series, value: str) -> pd.Series:
@@ -109,8 +121,11 @@ def check_column(results: Results, asked: TableMetric, members: Sequence[Member]
     frame = results.table(asked.table)
     assert frame is not None  # it is one of the tables
     frame = with_derived(frame)
-    labels = _labels(frame)
+    written = results.labels(asked.table)
+    labels = _labels(frame) if written is None else written
     columns = [name for name in frame.columns if name not in ("run", "epoch", *labels) and _is_number(frame[name])]
+    if not len(frame):
+        raise UsageError(f"metric: {asked.table}.csv has no rows here: nothing was measured")
     if asked.column not in columns:
         raise UsageError(f"metric: {no_column(asked.column, asked.table, columns)}")
     for name in asked.labels:

@@ -89,7 +89,8 @@ class Measure(NamedTuple):
 
     ``read``: at the end of an epoch, and at epoch 0. ``read_step``: just before the first step of an epoch.
     ``trace``: after every ``options["steps"]``-th step (from 1), with the number of the step. Each is called when due
-    by ``options["every"]``; the first and the last epoch always are; ``trace`` is due by the steps alone.
+    by ``options["every"]``; the first and the last epoch always are (a measure may leave out what it cannot tell
+    there); ``trace`` is due by the steps alone.
     """
 
     name: str

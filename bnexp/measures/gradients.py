@@ -44,8 +44,8 @@ TABLE = Table(
             "the same, each unit times its preactivation's variance over the probe rows",
             log=True,
         ),
-        Column("ratio", "1", f"gradient_square over that of the next layer; {_LAST}"),
-        Column("weighted_ratio", "1", f"weighted_square over that of the next layer; {_LAST}"),
+        Column("ratio", "1", f"gradient_square over that of the next layer; {_LAST}", log=True),
+        Column("weighted_ratio", "1", f"weighted_square over that of the next layer; {_LAST}", log=True),
     ),
 )
 

@@ -39,6 +39,7 @@ TABLE = Table(
         Column("relative", "1", f"‖G − G′‖/‖G‖, {_WHEN}; 0 in layer 1", log=True),
         Column("cosine", "1", f"cos(G, G′), {_WHEN}; 1 in layer 1"),
     ),
+    first_epoch=1,
 )
 
 

@@ -64,11 +64,19 @@ TABLE = Table(
             log=True,
         ),
     ),
+    hidden_only=True,
 )
 _DIFFERENCE = "greatest |difference of outputs| to the run itself over the probe set, in float64"
 CONVERSIONS = Table(
     "conversions",
-    (Column("conversion", "", "the norm that the run is rewritten as: full or standardize"),),
+    (
+        Column(
+            "conversion",
+            "",
+            "the norm that the run is rewritten as: full or standardize",
+            values=("full", "standardize"),
+        ),
+    ),
     (
         Column(
             "max_difference", "output", f"{_DIFFERENCE}, by running statistics (full: by the probe set's)", log=True

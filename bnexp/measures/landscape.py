@@ -38,7 +38,14 @@ LENGTHS = tuple(0.5 * 8 ** (k / 7) for k in range(8))  # c_k; the paper's range,
 _EIGHT = "of the eight step lengths η in [1/2, 4] times h along −g, g = ∇L(w)"
 TABLE = Table(
     "landscape",
-    (Column("step_rule", "", "what h is: lr, or relative: r·‖W‖/‖∂loss/∂W‖ over all trained weights together"),),
+    (
+        Column(
+            "step_rule",
+            "",
+            "what h is: lr, or relative: r·‖W‖/‖∂loss/∂W‖ over all trained weights together",
+            values=("lr", "relative"),
+        ),
+    ),
     (
         Column("loss", "nats or squared SDs", "L(w) before the epoch's first step, on its minibatch", log=True),
         Column("loss_min", "nats or squared SDs", f"least L(w − ηg) {_EIGHT}", log=True),
@@ -53,6 +60,7 @@ TABLE = Table(
             log=True,
         ),
     ),
+    first_epoch=1,
 )
 
 

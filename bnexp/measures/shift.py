@@ -32,9 +32,12 @@ from bnexp.measures.base import LAYER, TAP, Measure, Reading, Record, ascending,
 # or of 1 after a sigmoid, which is computed as ½(1 + tanh). Standardizing blows such an SD up: hence the earlier taps.
 CONSTANT = 1e-6
 
+SINCE = Column(
+    "since", "", "earlier reading: previous (the one before) or start (epoch 0)", values=("previous", "start")
+)
 TABLE = Table(
     "shift",
-    (LAYER, TAP, Column("since", "", "earlier reading: previous (the one before) or start (epoch 0)")),
+    (LAYER, TAP, SINCE),
     (
         Column(
             "mean_shift",
@@ -69,8 +72,15 @@ TABLE = Table(
         Column("decorrelation", "1", "mean over units of 1 − correlation of values then and now, rows paired"),
         Column("units", "1", "units used: those that varied at the earlier reading"),
     ),
+    hidden_only=True,
+    first_epoch=1,
 )
-STEP_TABLE = Table("shift_steps", (Column("step", "", "optimizer steps taken"), *UNIT_TABLE.labels), UNIT_TABLE.columns)
+STEP_TABLE = Table(
+    "shift_steps",
+    (Column("step", "", "optimizer steps taken"), *UNIT_TABLE.labels),
+    UNIT_TABLE.columns,
+    first_epoch=1,
+)
 
 
 class Units(NamedTuple):
