@@ -808,3 +808,28 @@ def test_claims_may_change_without_training(place):
     assert bnexp("train", "small.yaml", cwd=place).returncode == 0
     log = json.loads((place / "results/small/meta.json").read_text())["log_columns"]
     assert "weight_norm" in log["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("{table: shift, column: moved, layer: 1, tap: activation, since: begin}", "since is: previous, start"),
+        ("{table: shift, column: moved, layer: 3, tap: activation, since: start}", "layer is: 1, 2"),
+        ("{table: shift, column: moved, layer: 1, tap: activation, since: start, epoch: 0}", "begins with epoch 1"),
+        ("{table: ics, column: relative, layer: 2, epoch: 0}", "begins with epoch 1"),
+        ("{table: ics, column: relative, layer: 4}", "layer is: 1, 2, 3"),
+        ("{table: landscape, column: loss, step_rule: relativ}", "step_rule is: lr, relative"),
+        ("{table: landscape, column: loss}", "still free is step_rule (lr, relative)"),
+        ("{table: identity, column: exact, layer: 3}", "layer is: 1, 2"),
+        ("{table: conversions, column: max_difference, conversion: none}", "conversion is: full, standardize"),
+    ],
+)
+def test_rows_that_cannot_exist_are_found_before_training(metric, words):
+    spec = make_spec(
+        "data: digits\nmodel: {norm: [standardize, full]}\nmeasure: [shift, ics, landscape, identity]\nclaims:\n"
+        f"  - {{claim: c, a: {{norm: full}}, b: {{norm: standardize}}, metric: {metric}, expect: less}}"
+    )
+    tasks = {setting.data: "classification" for setting in spec.settings}
+    with pytest.raises(SpecError) as error:
+        check_claims(spec, study_tables(spec, {"classification"}), tasks)
+    assert words in str(error.value)

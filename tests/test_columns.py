@@ -13,6 +13,8 @@ import pytest
 import scipy.stats
 from studies import study
 from test_cli import bnexp
+from test_experiment import Silent
+from tools import make_spec
 
 from bnexp.claims import metric_text, table_metric
 from bnexp.comparison import compare_runs, list_claims, to_records
@@ -21,6 +23,7 @@ from bnexp.comparison.rows import make_row
 from bnexp.comparison.selection import Outcome
 from bnexp.console import print_comparisons
 from bnexp.errors import UsageError
+from bnexp.experiment import Request, run_experiment
 from bnexp.results import load_results
 from bnexp.wording import difference_text, estimate_text, is_percent, metric_title, notes_of
 
@@ -319,3 +322,32 @@ def test_exit_codes_of_the_command(results, tmp_path):
     found = bnexp("compare", results.folder, "--metric", "parameters.weight_norm", cwd=tmp_path)
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr == "error: metric: not one row per run and epoch: still free is layer (1, 2, 3)\n"
+
+
+def test_last_is_the_last_epoch_even_where_that_is_not_a_number(tmp_path):
+    """A run whose value is nan in the end has no older one in its place, and none in a mean."""
+    text = "data: digits\nmodel: {norm: [none, full]}\ntrain: {lr: 0.1, epochs: 3}\nseeds: 2\n"
+    results = study(tmp_path / "nan", text, tables=("curves", "activations"))
+    path = tmp_path / "nan" / "activations.csv"
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    odd = frame["run"].str.contains("norm=none,seed=1") & (frame["epoch"] == "3")
+    frame.loc[odd, "sd"] = "nan"
+    frame.to_csv(path, index=False, lineterminator="\n")
+    results = load_results([tmp_path / "nan"])[0]
+    for over in ("last", "mean", "max", "sum"):
+        metric = f"activations.sd:layer=1,tap=preactivation,over={over}"
+        (row,) = (row for row in compare_runs(results, metric=metric)[0].rows if row.setting["norm"] == "none")
+        assert math.isfinite(row.values[0])
+        assert math.isnan(row.values[1])
+
+
+def test_labels_are_those_that_training_wrote_down(tmp_path):
+    """One layer, one row per run and epoch: nothing in the rows says that layer is a label."""
+    spec = make_spec(
+        "name: one\ndata: {name: digits, subset: 200}\nmodel: {hidden: [5], norm: full}\ntrain: {epochs: 1}\nseeds: 2\n"
+        "measure: {identity: {every: 1}}"
+    )
+    run_experiment(spec, Request(out=tmp_path / "one"), Silent())
+    results = load_results([tmp_path / "one"])[0]
+    assert results.labels("identity") == ("layer",)
+    assert compare_runs(results, metric="identity.minibatch:layer=1")[0].rows[0].n == 2

@@ -97,7 +97,9 @@ def _over_epochs(values: NDArray[np.float64], over: str) -> float:
     """One number of a run's values in the order of epochs; nan if one that counts is not a number."""
     if over == "last":
         return float(values[-1])
-    return float({"mean": np.mean, "max": np.max, "sum": np.sum}[over](values))
+    if over == "mean":
+        return float(values.mean())
+    return float(values.max() if over == "max" else values.sum())
 
 
 def _is(column: pd.Series, value: str) -> pd.Series:

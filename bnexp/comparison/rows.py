@@ -99,7 +99,7 @@ def make_row(
         contrast = contrast_of(runs, baseline, metric)
     notes = (
         _missing_note(seeds, runs),
-        "" if recorded else f"no number of {metric.name} was recorded",
+        "" if recorded else f"no {metric.name} was recorded",
         _worst_note(outcomes, metric, failed) if recorded else "",
         contrast.note if contrast else "",
         extra.note,
