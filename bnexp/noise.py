@@ -8,7 +8,7 @@ m_ij ~ U(μ_j − .1, μ_j + .1), s_ij ~ N(σ_j, .1²). The norm's output y beco
 
 Before γ and β are learned the two are the same noise. As γ grows, m weighs less against y: a norm with γ can outgrow
 its noise, one without can not. Mean and SD are not differentiated, so ∂y′/∂y = s in both. Only training is noisy. The
-draws are a function of (seed, noise, step) and of the widths: runs of one seed share them.
+draws are a function of (seed, noise, step), the widths and the number of rows: runs of one seed share them.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ their own length, however a norm scales them; biases, γ and β move by the same
 - gradient_norm ‖g‖; gradient_change_min, gradient_change_max: of ‖∇L(w) − ∇L(w − ηg)‖;
 - effective_smoothness: max over η of ‖∇L(w) − ∇L(w − ηg)‖/(η‖g‖), the gradient's change per distance moved.
 
-Norms are Euclidean, summed in float64. What overflows at the end of a step is inf. g = 0 gives no smoothness: nan.
-A run with ``train.only`` norm trains no weights and has no row ``relative``.
+Norms are Euclidean, summed in float64. What overflows at the end of a step is inf. g = 0 gives no smoothness, and
+g_W = 0 no step by the rule ``relative``: nan. A run with ``train.only`` norm trains no weights and has no row
+``relative``.
 """
 
 from __future__ import annotations

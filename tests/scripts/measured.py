@@ -101,7 +101,8 @@ def cost_text(cost: Row) -> str:
 def _results(rows: Sequence[Row]) -> Iterator[str]:
     claims = [row for row in rows if row["table"].startswith("claim ")]
     yield "# Result:   per claim: a | b | a − b, or × a/b for metrics compared on logs; means over seeds, 95 % interval"
-    yield f"{INDENT}(on logs geometric means; medians where some runs failed), from measured/*.csv."
+    yield f"{INDENT}(on logs geometric means; medians where some failed), from measured/*.csv; ↗ at the grid's edge."
+    trained = any(row["n_learned"] not in ("", "0") for row in rows)
     for name in dict.fromkeys(row["table"] for row in claims):
         asked = [row for row in claims if row["table"] == name]
         questions = [asked[index : index + 3] for index in range(0, len(asked), 3)]
@@ -116,7 +117,7 @@ def _results(rows: Sequence[Row]) -> Iterator[str]:
         )
         yield from _wrapped(f"{name.removeprefix('claim ')}. {first['claim']} [{facts}]")
         for a, b, difference in questions:
-            yield from _wrapped("   " + _line(a, b, difference, common))
+            yield from _wrapped("   " + _line(a, b, difference, common, trained))
     yield from _also(rows)
 
 
@@ -129,11 +130,11 @@ def _also(rows: Sequence[Row]) -> Iterator[str]:
         yield from _wrapped(f"Also: {metric}: {_number(means[0])} to {_number(means[-1])}, means of {n}.")
 
 
-def _line(a: Row, b: Row, difference: Row, common: Row) -> str:
+def _line(a: Row, b: Row, difference: Row, common: Row, trained: bool) -> str:
     shared, sides = _fields(difference), []
     for row in (a, b):
         own = ", ".join(value for key, value in _fields(row).items() if shared.get(key) != value)
-        sides.append(f"{own} {_estimate(row)}{_learned(row)}")
+        sides.append(f"{own} {_estimate(row)}{_chosen(row)}{_learned(row, trained)}")
     where = ", ".join(f"{key} {value}" for key, value in shared.items() if key not in common)
     sign = "× " if difference["kind"].startswith(("ratio", "median ratio")) else ""
     lost = [name for name, row in (("a", a), ("b", b)) if 2 * int(row["n_learned"]) < int(row["n"])]
@@ -162,9 +163,16 @@ def _estimate(row: Row) -> str:
     return f"{_number(row['center'], digits)} [{low or '−∞'}, {high or '∞'}]"
 
 
-def _learned(row: Row) -> str:
+def _learned(row: Row, trained: bool) -> str:
     n, learned = int(row["n"]), int(row["n_learned"])
-    return f" ({learned} of {n} learned)" if 0 < learned < n else ""
+    return f" ({learned} of {n} learned)" if trained and learned < n else ""
+
+
+def _chosen(row: Row) -> str:
+    """The values that the tuned knob was given, with an arrow where the best may lie beyond the grid."""
+    values = [part.rpartition(" in ")[0] for part in row["chosen"].split("; ") if part]
+    edge = "the grid's edge" in row["note"]
+    return f" (at {'/'.join(values)}{'↗' if edge else ''})" if values else ""
 
 
 def _number(text: str, digits: int = 3) -> str:
