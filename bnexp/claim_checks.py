@@ -132,6 +132,15 @@ def _wrong_table(
         yield ("metric", "epoch"), f"there is no epoch {metric.epoch}: train.epochs is {fewest}"
     elif metric.epoch is not None and metric.epoch < table.first_epoch:
         yield ("metric", "epoch"), f"{table.name}.csv begins with epoch {table.first_epoch}"
+    elif metric.epoch is not None and not _is_read(table, metric.epoch, settings):
+        yield ("metric", "epoch"), f"{table.name} is not read at epoch {metric.epoch}: every is {table.every}"
+
+
+def _is_read(table: Table, epoch: int, settings: Sequence[Setting]) -> bool:
+    """Whether the table has rows at an epoch for all these settings: when due, at the first and at the last."""
+    if table.every is None or table.name == "shift_steps" or epoch == table.first_epoch:
+        return True
+    return (table.every > 0 and epoch % table.every == 0) or all(epoch == s.train.epochs for s in settings)
 
 
 def table_scale(table: Table, column: str) -> str:

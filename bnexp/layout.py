@@ -53,7 +53,8 @@ class Column(NamedTuple):
 class Table(NamedTuple):
     """A CSV: label columns (text) and number columns; ``run`` and ``epoch`` stand before them.
 
-    ``hidden_only``: its layers are the hidden ones. ``first_epoch``: the first that can have rows.
+    ``hidden_only``: its layers are the hidden ones. ``first_epoch``: the first that can have rows. ``every``: epochs
+    between readings in a study, 0 for the first and the last alone; None where that is not known.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Table(NamedTuple):
     columns: tuple[Column, ...]
     hidden_only: bool = False
     first_epoch: int = 0
+    every: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

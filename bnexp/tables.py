@@ -41,9 +41,9 @@ def curve_table(tasks: Iterable[str], evaluate: Sequence[str]) -> Table:
 
 def study_tables(spec: Spec, tasks: Iterable[str]) -> dict[str, Table]:
     """Every per-epoch table of a study, by name."""
-    tables = [curve_table(tasks, spec.study.evaluate)]
-    for name in spec.measure:
-        tables += MEASURES[name].tables
+    tables = [curve_table(tasks, spec.study.evaluate)._replace(every=spec.study.evaluate_every)]
+    for name, options in spec.measure.items():
+        tables += (table._replace(every=options["every"]) for table in MEASURES[name].tables)
     return {table.name: table for table in tables}
 
 

@@ -818,6 +818,7 @@ def test_claims_may_change_without_training(place):
         ("{table: shift, column: moved, layer: 1, tap: activation, since: start, epoch: 0}", "begins with epoch 1"),
         ("{table: ics, column: relative, layer: 2, epoch: 0}", "begins with epoch 1"),
         ("{table: ics, column: relative, layer: 4}", "layer is: 1, 2, 3"),
+        ("{table: identity, column: exact, layer: 1, epoch: 7}", "not read at epoch 7: every is 0"),
         ("{table: landscape, column: loss, step_rule: relativ}", "step_rule is: lr, relative"),
         ("{table: landscape, column: loss}", "still free is step_rule (lr, relative)"),
         ("{table: identity, column: exact, layer: 3}", "layer is: 1, 2"),
