@@ -101,6 +101,16 @@ class Measure(NamedTuple):
     needs_last_step: bool = False
 
 
+def where_they_exist(
+    table: str, labels: tuple[str, ...], found: Mapping[str, Tensor], missing: Sequence[frozenset[str]]
+) -> Iterator[Record]:
+    """Yield columns [run] as Records, one for each set of columns that ``missing`` says do not exist for a run."""
+    for absent in sorted(set(missing), key=sorted):
+        columns = tuple(name for name in found if name not in absent)
+        values = torch.stack([found[name].double() for name in columns], 1)
+        yield Record(table, labels, columns, values, [here == absent for here in missing])
+
+
 def ascending(x: Tensor) -> Tensor:
     """The values sorted along the last axis."""
     # NumPy sorts short rows 35 times faster than torch; the values are the same.

@@ -33,7 +33,7 @@ from torch import Tensor
 from bnexp.conversion import Network, folds, to_full, to_standardize
 from bnexp.evaluation import probe_rows
 from bnexp.layout import Column, Table
-from bnexp.measures.base import LAYER, Measure, Reading, Record
+from bnexp.measures.base import LAYER, Measure, Reading, Record, where_they_exist
 from bnexp.network import forward, one_run
 from bnexp.norms import Statistics, affine_transform, as_ghosts, normalize_by_batch
 from bnexp.plan import Run, Structure
@@ -116,13 +116,10 @@ def identities(reading: Reading) -> Iterator[Record]:
     orders = reading.rows.orders(max(reading.epoch, 1))
     seeds = reading.rows.seed_of_run.tolist()
     per_run = [_layers(reading, index, orders[seed]) for index, seed in enumerate(seeds)]  # each alone: bounds memory
-    kinds = sorted({_missing(run) for run in reading.runs}, key=sorted)
-    for layer, found in enumerate(zip(*per_run, strict=True), start=1):
-        for missing in kinds:
-            columns = [name for name in found[0] if name not in missing]
-            present = [_missing(run) == missing for run in reading.runs]
-            values = torch.stack([torch.cat([own[name] for name in columns]) for own in found])
-            yield Record("identity", (str(layer),), tuple(columns), values, present)
+    missing = [_missing(run) for run in reading.runs]
+    for layer, of_runs in enumerate(zip(*per_run, strict=True), start=1):
+        found = {name: torch.cat([own[name] for own in of_runs]) for name in of_runs[0]}
+        yield from where_they_exist("identity", (str(layer),), found, missing)
 
 
 def _layers(reading: Reading, index: int, order: np.ndarray[Any, Any]) -> list[dict[str, Tensor]]:

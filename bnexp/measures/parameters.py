@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bnexp.layout import Column, Table
-from bnexp.measures.base import LAYER, LastStep, Measure, Reading, Record
+from bnexp.measures.base import LAYER, LastStep, Measure, Reading, Record, where_they_exist
 from bnexp.plan import Run
 
 SMALL_GAMMA = 0.01  # |γ| below this: the unit is all but switched off
@@ -54,7 +54,7 @@ TABLE = Table(
 
 def read(reading: Reading) -> Iterator[Record]:
     """Yield one row per layer; runs that differ in what exists come in separate records."""
-    kinds = sorted({_missing(run) for run in reading.runs}, key=sorted)
+    missing = [_missing(run) for run in reading.runs]
     for layer in range(1, reading.structure.n_layers + 1):
         found = {"weight_norm": norm(reading.parameters[f"weight{layer}"])}
         for name in ("bias", "gamma", "beta"):
@@ -66,11 +66,7 @@ def read(reading: Reading) -> Iterator[Record]:
             found["small_gamma"] = (reading.parameters[f"gamma{layer}"].abs() < SMALL_GAMMA).to(torch.float64).mean(-1)
         if reading.last is not None:
             found |= step_columns(reading.last, reading.parameters, layer)
-        for missing in kinds:
-            columns = [name for name in found if name not in missing]
-            present = [_missing(run) == missing for run in reading.runs]
-            values = torch.stack([found[name].double() for name in columns], 1)
-            yield Record("parameters", (str(layer),), tuple(columns), values, present)
+        yield from where_they_exist("parameters", (str(layer),), found, missing)
 
 
 def step_columns(step: LastStep, after: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:
