@@ -21,7 +21,10 @@ TEXT, LABEL = 13, 12  # pixels
 DIGITS = 5  # significant digits of the numbers in a chart: a pixel is coarser
 FADED = 0.07  # factor of the opacity of norms that are not picked in the legend
 MOST_TICKS = 8
-PICKED, VIEW = "picked", "points"  # names of the selection and of the views where it lives
+PICKED, VIEW, ZOOM = "picked", "points", "zoom-"  # names of the selections and of the views where they live
+# A finger and a bare wheel scroll the page; only a mouse that drags, and a wheel with shift, reach into a chart.
+DRAG = "[pointerdown[event.pointerType === 'mouse'], window:pointerup] > window:pointermove!"
+WHEEL = "wheel![event.shiftKey]"
 
 
 class Style(NamedTuple):
@@ -138,7 +141,7 @@ def percentiles(frame: DataFrame, quantity: Quantity, grid: Grid) -> alt.FacetCh
     ]
     said = [alt.Tooltip("norm:N"), alt.Tooltip("epoch:Q"), *(alt.Tooltip(f"{name}:Q", format=".3~g") for name in names)]
     dots = base.mark_point(size=90, opacity=0).encode(y=_y("p50", quantity, bounds), tooltip=said)
-    return _wrapped([band, *lines, dots], frame, grid)
+    return _wrapped([band, *lines, dots.properties(name=VIEW)], frame, grid)
 
 
 def fits(lines: DataFrame, points: DataFrame, grid: Grid) -> alt.FacetChart:
@@ -177,8 +180,7 @@ def _in_row(layers: Sequence[alt.Chart], frame: DataFrame, grid: Grid, head: boo
 
 
 def _layered(layers: Sequence[alt.Chart], frame: DataFrame, grid: Grid) -> alt.LayerChart:
-    data = alt.InlineData(values=[_clean(row) for row in frame.to_dict("records")])
-    made = alt.LayerChart(layer=list(layers), data=data)
+    made = alt.LayerChart(layer=list(layers), data=_inline(frame))
     return made.properties(width=grid.width, height=grid.height)
 
 
@@ -186,13 +188,18 @@ def _header(shown: bool) -> alt.Header | None:
     return alt.Header(labelExpr="split(datum.label, '\\n')", labelAnchor="start", title=None) if shown else None
 
 
-def _clean(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """A row as JSON: few digits, and null for what is not a number."""
-    return {str(key): _number(value) if isinstance(value, float) else value for key, value in row.items()}
+# --- data -------------------------------------------------------------------------------------------------------------
 
 
-def _number(value: float) -> float | None:
-    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+def _inline(frame: DataFrame) -> alt.InlineData:
+    return alt.InlineData(values=[{str(key): _value(row[key]) for key in row} for row in frame.to_dict("records")])
+
+
+def _value(value: Any) -> Any:
+    """A cell with few digits, and null for what is not a finite number."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    return value
 
 
 # --- axes -------------------------------------------------------------------------------------------------------------
@@ -327,7 +334,14 @@ def to_spec(chart: alt.TopLevelMixin) -> dict[str, Any]:
 
 
 def _selection(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Picking norms by clicks on the legend. Altair cannot yet share one selection among rows of panels."""
-    views = sorted(set(re.findall(rf"'name': '({VIEW}\d*)'", str(spec))))
+    """Picking norms by clicks on the legend, and moving or stretching the axes of a row of panels with the mouse.
+
+    Altair cannot yet share one selection among rows of panels, and Vega-Lite binds scales of one row only.
+    """
+    text = str(spec)
+    views = sorted(set(re.findall(rf"'name': '({VIEW}\d*)'", text)))
     select = {"type": "point", "fields": ["norm"], "toggle": "true"}
-    return [{"name": PICKED, "select": select, "bind": "legend", "views": views}] if views else []
+    picks = {"name": PICKED, "select": select, "bind": "legend", "views": views}
+    moved = {"type": "interval", "clear": "dblclick", "translate": DRAG, "zoom": WHEEL}
+    zooms = [{"name": f"{ZOOM}{view}", "select": moved, "bind": "scales", "views": [view]} for view in views]
+    return [*([picks] if f"'param': '{PICKED}'" in text else []), *zooms]

@@ -145,7 +145,7 @@ def _render(sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(typeset=typeset, json_block=json_block)
+    environment.filters.update(typeset=typeset, json_block=json_block, packed=rendering.packed)
     template = environment.get_template("report.html")
     drawn = [figure.spec for section in sections for part in section.parts for figure in part.figures]
     script = rendering.script(drawn[0], _asset(environment, "report.js")) if drawn else ""

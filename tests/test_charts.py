@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -303,6 +304,9 @@ def test_svgs_for_a_page_have_their_own_ids_and_escape_their_texts():
     assert all(name.startswith("f1-") for name in ids)
     assert "url(#f1-" in svg
     assert "url(#clip" not in svg
+    coordinates = re.findall(r"\d+\.\d+", " ".join(re.findall(r' d="([^"]*)"', svg)))
+    assert coordinates
+    assert all(len(one.split(".")[1]) == 1 for one in coordinates)
 
 
 def test_fits_are_drawn_over_the_data(tmp_path):

@@ -16,6 +16,7 @@ from studies import study
 
 from bnexp.comparison import NOT_COVERED, Estimate, Row, compare_runs
 from bnexp.errors import StorageError
+from bnexp.figures import figures_of
 from bnexp.page import json_block, render_page, typeset, write_report
 from bnexp.page_tables import provenance, settings_table, tables_of
 from bnexp.summary import side_of, summary_of
@@ -224,6 +225,18 @@ def test_everything_written_by_others_is_escaped(tmp_path):
     assert EVIL in page.text("p")
     assert all(EVIL in page.text(tag) for tag in ("li", "td", "th", "pre"))
     assert "<b>" not in text
+
+
+def test_packed_data_is_the_charts_data(text, results):
+    """The page's script turns ``of`` and ``at`` back into texts; here the same is done by hand."""
+    blocks = [json.loads(b) for b in re.findall(r'<script type="application/json">(.*?)</script>', text, re.S)]
+    specs = [figure.spec for figure in figures_of(results, compare_runs(results)[0])[0]]
+    for block, spec in zip(blocks, specs, strict=True):
+        assert set(block["datasets"]) == set(spec["datasets"])
+        for name, columns in block["datasets"].items():
+            cells = [c if isinstance(c, list) else [c["of"][at] for at in c["at"]] for c in columns.values()]
+            rows = [dict(zip(columns, row, strict=True)) for row in zip(*cells, strict=True)]
+            assert rows == spec["datasets"][name]
 
 
 def test_json_blocks_keep_their_values():
