@@ -7,7 +7,8 @@ from bnexp.comparison import Comparison
 from bnexp.figure_parts import FEWEST_EPOCHS, MOST_BLOCKS, Figure, Source, panel_text
 from bnexp.figures_fits import fits
 from bnexp.figures_inside import INSIDE, UNIT, WEIGHTS, activations, one_unit, parameters
-from bnexp.figures_training import LOSS, learning_curves, rate_picture
+from bnexp.figures_rates import rate_picture
+from bnexp.figures_training import TITLES, learning_curves
 from bnexp.results import Results
 
 
@@ -25,7 +26,7 @@ def figures_of(results: Results, comparison: Comparison) -> tuple[list[Figure], 
 
 def _left_out(source: Source, drawn: set[str], block: str) -> list[str]:
     others, notes = len(source.parts.blocks) - 1, []
-    tables = {"curves": {LOSS}, "activations": {INSIDE}, "units": {UNIT}, "parameters": {WEIGHTS}}
+    tables = {"curves": set(TITLES.values()), "activations": {INSIDE}, "units": {UNIT}, "parameters": {WEIGHTS}}
     few = [name for name, titles in tables.items() if not titles & drawn and source.results.table(name) is not None]
     status = source.parts.runs["status"]
     if few and not (status == "done").any() and (status == "diverged").any():

@@ -12,7 +12,7 @@ from bnexp.aggregates import LEGEND, measured, rates_by_training
 from bnexp.charts import Grid
 from bnexp.data import load_dataset
 from bnexp.errors import DataError
-from bnexp.figure_parts import Figure, Source, make_figure
+from bnexp.figure_parts import Figure, Source, make_figure, make_view
 from bnexp.results import Results
 from bnexp.spec import DataFields
 
@@ -42,7 +42,8 @@ def fits(source: Source) -> Iterator[Figure]:
     )
     alt = f"Fitted curves over the data, one panel per norm: {', '.join(shown)}. {caption[0]}"
     grid = Grid(min(5, len(shown)), 720 // min(5, len(shown)) - 30, 170)
-    yield make_figure(source, "fits", FITS, caption, alt, charts.fits(lines, points, grid))
+    view = make_view(caption, alt, charts.fits(lines, points, grid), _drawn(lines, points))
+    yield make_figure(source, "fits", FITS, [view])
 
 
 def fit_lines(results: Results, runs: DataFrame) -> DataFrame | None:
@@ -64,3 +65,9 @@ def data_points(results: Results, name: str | None) -> DataFrame:
     except DataError:
         return DataFrame({"x": pd.Series(dtype=float), "y": pd.Series(dtype=float)})
     return DataFrame({"x": rows.features[:, 0].astype(float), "y": rows.targets.astype(float)})
+
+
+def _drawn(lines: DataFrame, points: DataFrame) -> DataFrame:
+    """The numbers of the figure: the data once, then each network's answers."""
+    dots = points.assign(what="training row", norm="", seed="")
+    return pd.concat([dots, lines.assign(what="answer")])[["what", "norm", "seed", "x", "y"]]

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
-import pandas as pd
 from pandas import DataFrame
 
 from bnexp import charts
-from bnexp.aggregates import LEGEND, bands, measured, thinned
+from bnexp.aggregates import LEGEND, measured, thinned
 from bnexp.charts import Grid, Quantity
 from bnexp.figure_parts import (
     EVERY_SEED,
     FEWEST_EPOCHS,
     MOST_EPOCHS,
-    MOST_EPOCHS_SMALL,
+    ROW_WIDTH,
     Figure,
     Source,
+    at,
     make_figure,
-    n_text,
-    ordered,
+    make_view,
+    rows_of_panels,
 )
 
-ROW_WIDTH, ROW_HEIGHT = 720, 105  # of a row of small panels
 TAPS = ("preactivation", "activation", "standardized", "affine")  # a norm's output is the last that exists
 INSIDE, UNIT, WEIGHTS = "Activations, layer by layer", "One unit while it trains", "Weights, γ and β"
 
@@ -34,7 +32,7 @@ def activations(source: Source) -> Iterator[Figure]:
     if frame is None:
         return
     frame = frame[frame["layer"] <= frame["layers"]]
-    output = _norm_output(frame)
+    output = norm_output(frame)
     places = {
         "preactivation": frame[frame["tap"] == "preactivation"],
         "activation": frame[frame["tap"] == "activation"],
@@ -49,52 +47,24 @@ def activations(source: Source) -> Iterator[Figure]:
         for column, label in (("mean", "mean"), ("sd", "SD"), ("saturated", "saturated"))
         if column != "saturated" or place == "activation"
     ]
-    chart, n = _small_multiples(rows)
-    if chart is None:
+    drawn = rows_of_panels(rows)
+    if drawn is None:
         return
     caption = (
-        f"{_at(source)}{EVERY_SEED}; {n}. Statistics of the probe rows, taken per unit and averaged over the units of "
-        "a layer. The preactivation is Wx + b, the norm output is y (for norm none, its input); standardized values "
+        f"{at(source)}{EVERY_SEED}; {drawn.n}. Statistics of the probe rows per unit, averaged over the units of a "
+        "layer. The preactivation is Wx + b, the norm output is y (for norm none, its input); standardized values "
         "have mean 0 and SD 1 by construction. Saturated: sigmoid outside [.05, .95], |tanh| above .9, relu exactly 0.",
     )
     alt = f"Small line charts of activation statistics per layer over epochs. {caption[0]}"
-    yield make_figure(source, "activations", INSIDE, caption, alt, chart)
+    yield make_figure(source, "activations", INSIDE, [make_view(caption, alt, drawn.chart, drawn.data)])
 
 
-def _at(source: Source) -> str:
-    return f"At {source.panel}. " if source.panel else ""
-
-
-def _norm_output(frame: DataFrame) -> DataFrame:
+def norm_output(frame: DataFrame) -> DataFrame:
     """The rows of the tap that the norm puts out: the last of its taps; its input where there is no norm."""
     before = frame["tap"].where((frame["placement"] == "post") | (frame["tap"] != "activation"))
     ranked = frame.assign(_rank=before.map({tap: index for index, tap in enumerate(TAPS)})).dropna(subset="_rank")
     last = ranked.groupby(["run", "epoch", "layer"])["_rank"].transform("max")
     return ranked[ranked["_rank"] == last].drop(columns="_rank")
-
-
-def _small_multiples(rows: Sequence[tuple[Quantity, DataFrame, str]]) -> tuple[Any, str]:
-    """Rows of panels, one panel per layer, and how many runs a line averages."""
-    drawn: list[tuple[DataFrame, Quantity]] = []
-    for shown, frame, column in rows:
-        if column not in frame.columns or not frame[column].notna().any():
-            continue
-        some = frame[frame["layer"].isin(_some_layers(frame["layer"]))]
-        some = some.assign(panel=[f"layer {layer}" for layer in some["layer"]])
-        lines = ordered(bands(some, ["panel", "norm", "epoch"], column), some)
-        if lines["epoch"].nunique() >= FEWEST_EPOCHS:
-            drawn.append((thinned(lines, MOST_EPOCHS_SMALL), shown))
-    if not drawn:
-        return None, ""
-    columns = max(lines["panel"].nunique() for lines, _ in drawn)
-    grid = Grid(columns, ROW_WIDTH // columns - 30, ROW_HEIGHT)
-    return charts.rows_of(drawn, grid), n_text(pd.concat([lines for lines, _ in drawn]))
-
-
-def _some_layers(layers: pd.Series[Any]) -> list[int]:
-    """At most four layers: the first, some between, the last."""
-    known = sorted(set(layers))
-    return [known[i] for i in sorted({round(i * (len(known) - 1) / 3) for i in range(4)})]
 
 
 def one_unit(source: Source) -> Iterator[Figure]:
@@ -104,16 +74,16 @@ def one_unit(source: Source) -> Iterator[Figure]:
         return
     frame = frame[(frame["seed"] == frame["seed"].min()) & (frame["layer"] == frame["layers"])]
     given = frame[~((frame["placement"] == "post") & (frame["tap"] != "preactivation"))]
-    lines = _norm_output(given[given["unit"] == given["unit"].min()])
+    lines = norm_output(given[given["unit"] == given["unit"].min()])
     lines = lines[["norm", "epoch", "layer", "unit", "seed", "p15", "p50", "p85"]].assign(panel=lines["norm"])
     if lines["epoch"].nunique() < FEWEST_EPOCHS:
         return
     shown = sorted(set(lines["norm"]), key=LEGEND.index)
     lines = thinned(lines.sort_values("norm", key=lambda s: s.map(shown.index), kind="stable"), MOST_EPOCHS)
     layer, unit, seed = (int(lines[name].iloc[0]) for name in ("layer", "unit", "seed"))
-    grid = Grid(min(3, len(shown)), 560 if len(shown) == 1 else 720 // min(3, len(shown)) - 30, 190)
+    grid = Grid(min(3, len(shown)), 560 if len(shown) == 1 else ROW_WIDTH // min(3, len(shown)) - 30, 190)
     caption = (
-        f"{_at(source)}One run per norm, seed {seed}: no averages, no intervals. The 15th, 50th and 85th percentile "
+        f"{at(source)}One run per norm, seed {seed}: no averages, no intervals. The 15th, 50th and 85th percentile "
         f"over the probe rows of what unit {unit} of layer {layer}, the last hidden one, gives to its activation "
         "function: y where γ or β is learned, else the standardized value, else the preactivation Wx + b. Compare "
         "Fig. 1 of Ioffe & Szegedy 2015; it counts steps, this figure epochs.",
@@ -122,7 +92,7 @@ def one_unit(source: Source) -> Iterator[Figure]:
     chart = charts.percentiles(
         lines.drop(columns=["layer", "unit", "seed"]), Quantity(("input of the activation",)), grid
     )
-    yield make_figure(source, "unit", UNIT, caption, alt, chart)
+    yield make_figure(source, "unit", UNIT, [make_view(caption, alt, chart, lines.drop(columns="panel"))])
 
 
 def parameters(source: Source) -> Iterator[Figure]:
@@ -131,12 +101,12 @@ def parameters(source: Source) -> Iterator[Figure]:
     if frame is None:
         return
     named = (("‖W‖", "weight_norm"), ("‖γ‖", "gamma_norm"), ("‖β‖", "beta_norm"))
-    chart, n = _small_multiples([(Quantity((symbol,)), frame, column) for symbol, column in named])
-    if chart is None:
+    drawn = rows_of_panels([(Quantity((symbol,)), frame, column) for symbol, column in named])
+    if drawn is None:
         return
     caption = (
-        f"{_at(source)}{EVERY_SEED}; {n}. Euclidean norms of the weight matrices and, where they are learned, of γ and "
-        "β. The last layer is the output, which has no norm.",
+        f"{at(source)}{EVERY_SEED}; {drawn.n}. Euclidean norms of the weight matrices and, where they are learned, of "
+        "γ and β. The last layer is the output, which has no norm.",
     )
     alt = f"Small line charts of parameter norms per layer over epochs. {caption[0]}"
-    yield make_figure(source, "parameters", WEIGHTS, caption, alt, chart)
+    yield make_figure(source, "parameters", WEIGHTS, [make_view(caption, alt, drawn.chart, drawn.data)])

@@ -66,7 +66,7 @@ def write_report(results: Sequence[Results], output: Path, figure_formats: Seque
     folder = output.with_name(f"{output.stem}-figures")
     for name, figure in _file_names(sections).items() if figure_formats else ():
         for kind in figure_formats:
-            written.append(_write(folder / f"{name}.{kind}", rendering.to_file(figure.spec, kind)))
+            written.append(_write(folder / f"{name}.{kind}", rendering.to_file(figure.first.spec, kind)))
     return written
 
 
@@ -147,7 +147,7 @@ def _render(sections: Sequence[Section]) -> str:
     )
     environment.filters.update(typeset=typeset, json_block=json_block, packed=rendering.packed)
     template = environment.get_template("report.html")
-    drawn = [figure.spec for section in sections for part in section.parts for figure in part.figures]
+    drawn = [figure.first.spec for section in sections for part in section.parts for figure in part.figures]
     script = rendering.script(drawn[0], _asset(environment, "report.js")) if drawn else ""
     return template.render(
         sections=sections,
@@ -173,7 +173,7 @@ def _checksum(script: str) -> str:
 
 def _svg_of(figure: Figure, prefix: str) -> Markup:
     # vl-convert escapes the texts of a chart; an SVG from it has no scripts and no links.
-    return Markup(rendering.to_svg(figure.spec, prefix))
+    return Markup(rendering.to_svg(figure.first.spec, prefix))
 
 
 def json_block(value: Mapping[str, Any]) -> Markup:

@@ -145,16 +145,16 @@ def test_rates_are_chosen_by_validation_and_else_by_training_never_by_test(tmp_p
 def test_the_figures_of_a_study(tmp_path):
     results = study(tmp_path / "s", SPEC, tables=ALL)
     figures, left_out = figures_of(results, first(results))
-    names = ["train-loss", "test-accuracy", "learning-rate", "activations", "unit", "parameters"]
+    names = ["accuracy", "loss", "learning-rate", "activations", "unit", "parameters"]
     assert [figure.name for figure in figures] == names
     assert left_out == []
     for figure in figures:
-        assert figure.caption
-        assert figure.alt
-        assert "n = 3 runs each" in figure.caption or figure.name == "unit"
-        json.dumps(figure.spec, allow_nan=False)
-    said = {figure.name: figure.caption for figure in figures}
-    assert "one panel per learning rate" in said["train-loss"]
+        assert figure.first.caption
+        assert figure.first.alt
+        assert "n = 3 runs each" in figure.first.caption or figure.name == "unit"
+        json.dumps(figure.first.spec, allow_nan=False)
+    said = {figure.name: figure.first.caption for figure in figures}
+    assert "one panel per learning rate" in said["loss"]
     assert said["activations"].startswith("At lr 0.3.")
     assert "seed 0" in said["unit"]
     assert "unit 0 of layer 2" in said["unit"]
@@ -162,8 +162,8 @@ def test_the_figures_of_a_study(tmp_path):
 
 def test_lines_are_means_over_seeds(tmp_path):
     results = study(tmp_path / "s", SPEC)
-    figure = next(f for f in figures_of(results, first(results))[0] if f.name == "test-accuracy")
-    rows = [r for r in rows_of(figure.spec) if (r["norm"], r["lr"], r["epoch"]) == ("full", "1", 3)]
+    figure = next(f for f in figures_of(results, first(results))[0] if f.name == "accuracy")
+    rows = [r for r in rows_of(figure.first.spec) if (r["norm"], r["lr"], r["epoch"]) == ("full", "1", 3)]
     settings = load_spec(tmp_path / "s" / "spec.yaml").settings
     setting = next(s for s in settings if (s.model.norm, s.train.lr) == ("full", 1))
     assert len(rows) == 1
@@ -179,19 +179,19 @@ def test_panels_say_which_runs_are_in_no_line(tmp_path):
 
     results = study(tmp_path / "s", SPEC, status)
     figure = figures_of(results, first(results))[0][0]
-    heads = {row["panel"] for row in rows_of(figure.spec)}
+    heads = {row["panel"] for row in rows_of(figure.first.spec)}
     assert heads == {"lr 0.1", "lr 0.3", "lr 1\ndiverged: full 2 of 3\nunfinished: full 1 of 3"}
-    assert "in no line" in figure.caption
+    assert "in no line" in figure.first.caption
 
 
 def test_many_rates_become_one_panel_at_the_best(tmp_path):
     text = SPEC.replace("[0.1, 0.3, 1]", "[0.01, 0.03, 0.1, 0.3, 1, 3, 10]")
     results = study(tmp_path / "s", text)
     figure = figures_of(results, first(results))[0][0]
-    assert {row["panel"] for row in rows_of(figure.spec)} == {""}
+    assert {row["panel"] for row in rows_of(figure.first.spec)} == {""}
     assert (
         "each norm at its best learning rate, chosen by validation accuracy for most seeds: lr 0.3 for all"
-        in figure.caption
+        in figure.first.caption
     )
 
 
@@ -199,7 +199,7 @@ def test_many_blocks_are_limited_and_said(tmp_path):
     text = PLACED.replace("activation: [tanh, relu]", "hidden: [[8], [16], [32], [64], [8, 8]], activation: tanh")
     results = study(tmp_path / "s", text, tables=ALL)
     figures, left_out = figures_of(results, first(results))
-    assert len({row["panel"] for row in rows_of(figures[0].spec)}) == 8
+    assert len({row["panel"] for row in rows_of(figures[0].first.spec)}) == 8
     assert any("2 of 10 combinations are not drawn" in text for text in left_out)
     assert any("drawn for hidden 8, placement pre only" in text for text in left_out)
 
@@ -211,7 +211,7 @@ def test_the_rate_picture_has_the_comparisons_numbers(tmp_path):
     results = study(tmp_path / "s", SPEC, status)
     comparison = first(results)
     figure = next(f for f in figures_of(results, comparison)[0] if f.name == "learning-rate")
-    above, below = (figure.spec["datasets"][part["data"]["name"]] for part in figure.spec["vconcat"])
+    above, below = (figure.first.spec["datasets"][part["data"]["name"]] for part in figure.first.spec["vconcat"])
     drawn = {(row["norm"], row["rate"]): row for row in above}
     shares = {(row["norm"], row["rate"]): row["mean"] for row in below}
     for row in comparison.rows:
@@ -222,27 +222,27 @@ def test_the_rate_picture_has_the_comparisons_numbers(tmp_path):
         else:
             assert drawn[place]["mean"] == pytest.approx(row.estimate.center, rel=1e-4)
             assert drawn[place]["low"] == pytest.approx(row.estimate.low, rel=1e-4)
-    assert "not drawn: none at 0.1 (10.1 %)" in figure.caption
+    assert "not drawn: none at 0.1 (10.1 %)" in figure.first.caption
 
 
 def test_the_unit_figure_reads_what_the_activation_is_given(tmp_path):
     results = study(tmp_path / "s", SPEC, tables=ALL)
     figure = next(f for f in figures_of(results, first(results))[0] if f.name == "unit")
-    medians = {row["norm"]: row["p50"] for row in rows_of(figure.spec)}
+    medians = {row["norm"]: row["p50"] for row in rows_of(figure.first.spec)}
     assert medians == {"none": 0, "standardize": 1, "full": 2}  # preactivation, standardized, affine: their places
-    assert len(rows_of(figure.spec)) == 3 * len(EPOCHS)
+    assert len(rows_of(figure.first.spec)) == 3 * len(EPOCHS)
 
 
 def test_the_unit_figure_after_the_activation_reads_the_preactivation(tmp_path):
     text = SPEC.replace("[none, standardize, full]}", "[none, full], placement: post}")
     results = study(tmp_path / "s", text, tables=ALL)
     figure = next(f for f in figures_of(results, first(results))[0] if f.name == "unit")
-    assert {row["p50"] for row in rows_of(figure.spec)} == {0}
+    assert {row["p50"] for row in rows_of(figure.first.spec)} == {0}
 
 
 def test_few_epochs_and_no_tables_are_said(tmp_path):
     results = study(tmp_path / "s", SPEC, lambda setting, seed: "diverged" if seed else "done", tables=("curves",))
-    assert [f.name for f in figures_of(results, first(results))[0]] == ["train-loss", "test-accuracy", "learning-rate"]
+    assert [f.name for f in figures_of(results, first(results))[0]] == ["accuracy", "loss", "learning-rate"]
     waiting = study(tmp_path / "t", SPEC, lambda setting, seed: "pending")
     assert figures_of(waiting, first(waiting)) == ([], [])
 
@@ -317,7 +317,7 @@ def test_fits_are_drawn_over_the_data(tmp_path):
     run_experiment(spec, Request(out=tmp_path / "fit"), Silent())
     results = load_results([tmp_path / "fit"])[0]
     figure = next(f for f in figures_of(results, first(results))[0] if f.name == "fits")
-    (rows,) = figure.spec["datasets"].values()
+    (rows,) = figure.first.spec["datasets"].values()
     for norm in ("none", "gamma"):
         dots = [row for row in rows if row["dot"] and row["panel"] == norm]
         data = load_dataset(spec.settings[0].data).train

@@ -31,7 +31,7 @@ TORCH_WING = {
     "measures",
 }
 PANDAS_ROOMS = {"results", "comparison", "aggregates", "charts", "figure_parts", "figures", "figures_inside"}
-PANDAS_ROOMS |= {"figures_training", "figures_fits"}
+PANDAS_ROOMS |= {"figure_panels", "figures_training", "figures_rates", "figures_fits", "figures_measures"}
 ROOMS = {
     "yaml": {"source"},
     "pydantic": {"spec", "claim_grammar", "loading", "claims"},

@@ -9,34 +9,70 @@ function unpacked(columns) {
   return rows.map((_, row) => Object.fromEntries(known.map(([name, cells]) => [name, cells[row]])));
 }
 
-function specOf(element) {
-  const spec = JSON.parse(element.querySelector('script[type="application/json"]').textContent);
-  for (const name of Object.keys(spec.datasets)) spec.datasets[name] = unpacked(spec.datasets[name]);
-  return spec;
+function read(view) {
+  return JSON.parse(view.querySelector('script[type="application/json"]').textContent);
 }
 
-async function enliven(figure) {
-  const chart = figure.querySelector(".chart");
+async function enliven(view) {
+  if (view.dataset.live) return;
+  view.dataset.live = "asked";
+  const { spec } = read(view);
+  for (const name of Object.keys(spec.datasets)) spec.datasets[name] = unpacked(spec.datasets[name]);
   const live = document.createElement("div");
   try {
-    await vegaEmbed(live, specOf(figure), options);
-    chart.replaceChildren(live);
+    await vegaEmbed(live, spec, options);
+    view.querySelector(".chart").replaceChildren(live);
   } catch (error) {
-    console.warn(`figure ${figure.id} stays static:`, error);
+    console.warn(`a view of figure ${view.parentElement.id} stays static:`, error);
   }
+}
+
+const shown = (figure) => figure.querySelector(".view:not([hidden])");
+
+// The view that has every option that is picked; where there is none, the first that has the latest one.
+function choose(figure, latest) {
+  const radios = [...figure.querySelectorAll(".choices input")];
+  const views = [...figure.querySelectorAll(".view")];
+  const offered = views.map((view) => read(view).picked);
+  const has = (picked, radio) => picked[radio.dataset.place] === radio.value;
+  const ticked = radios.filter((radio) => radio.checked);
+  let place = offered.findIndex((picked) => ticked.every((radio) => has(picked, radio)));
+  if (place < 0) place = offered.findIndex((picked) => has(picked, latest));
+  for (const radio of radios) radio.checked = has(offered[place], radio);
+  for (const parts of [views, [...figure.querySelectorAll("figcaption > p")]]) {
+    parts.forEach((part, index) => (part.hidden = index !== place));
+  }
+  enliven(views[place]);
 }
 
 const observer = new IntersectionObserver(
   (entries) => {
     for (const entry of entries.filter((one) => one.isIntersecting)) {
       observer.unobserve(entry.target);
-      enliven(entry.target);
+      enliven(shown(entry.target));
     }
   },
   { rootMargin: "400px" },
 );
-for (const figure of document.querySelectorAll("figure")) observer.observe(figure);
-for (const hint of document.querySelectorAll(".live")) hint.hidden = false;
+for (const figure of document.querySelectorAll("figure")) {
+  observer.observe(figure);
+  figure.addEventListener("change", (event) => choose(figure, event.target));
+}
+for (const hidden of document.querySelectorAll(".live, .choices")) hidden.hidden = false;
+
+// Some browsers turn a wheel with shift sideways; charts ask how far it went up or down.
+document.addEventListener(
+  "wheel",
+  (event) => {
+    if (!event.shiftKey || event.deltaY || !event.deltaX || !event.target.closest(".chart")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const { clientX, clientY, deltaX, deltaMode } = event;
+    const turned = { clientX, clientY, deltaY: deltaX, deltaMode, shiftKey: true, bubbles: true, cancelable: true };
+    event.target.dispatchEvent(new WheelEvent("wheel", turned));
+  },
+  { capture: true, passive: false },
+);
 
 // On paper nothing can be unfolded.
 const folded = () => document.querySelectorAll("details:not([open])");

@@ -31,7 +31,7 @@ def part(spec: Mapping[str, Any], title: str) -> dict[str, Any]:
 def spec_of(folder: str, figure: str) -> Mapping[str, Any]:
     results = load_results([Path(folder)])[0]
     comparison = compare_runs(results)[0]
-    return next(found.spec for found in figures_of(results, comparison)[0] if found.name.endswith(figure))
+    return next(found.first.spec for found in figures_of(results, comparison)[0] if found.name.endswith(figure))
 
 
 def best_of(folder: str, data: str) -> dict[str, Any]:
