@@ -12,7 +12,7 @@ from pandas import DataFrame
 
 from bnexp import charts
 from bnexp.aggregates import LEGEND, Cut, bands, thinned
-from bnexp.charts import Grid, Quantity
+from bnexp.chart_parts import Grid, Quantity
 from bnexp.comparison import Comparison
 from bnexp.layout import METRIC
 from bnexp.results import Results

@@ -9,7 +9,7 @@ from pandas import DataFrame
 
 from bnexp import charts
 from bnexp.aggregates import LEGEND, measured, rates_by_training
-from bnexp.charts import Grid
+from bnexp.chart_parts import Grid
 from bnexp.data import load_dataset
 from bnexp.errors import DataError
 from bnexp.figure_parts import Figure, Source, make_figure, make_view

@@ -8,7 +8,7 @@ from pandas import DataFrame
 
 from bnexp import charts
 from bnexp.aggregates import LEGEND, measured, thinned
-from bnexp.charts import Grid, Quantity
+from bnexp.chart_parts import Grid, Quantity
 from bnexp.figure_parts import (
     EVERY_SEED,
     FEWEST_EPOCHS,

@@ -12,7 +12,7 @@ from pandas import DataFrame
 
 from bnexp import charts
 from bnexp.aggregates import KNOB, Cut
-from bnexp.charts import Grid, Quantity
+from bnexp.chart_parts import Grid, Quantity
 from bnexp.comparison import Comparison, Estimate, Row
 from bnexp.figure_parts import (
     MOST_BLOCKS,

@@ -9,7 +9,7 @@ from pandas import DataFrame
 
 from bnexp import charts
 from bnexp.aggregates import LEGEND, bands, measured, thinned
-from bnexp.charts import Quantity
+from bnexp.chart_parts import Quantity
 from bnexp.figure_panels import curve_panels, missing_text
 from bnexp.figure_parts import (
     FEWEST_EPOCHS,

@@ -14,9 +14,9 @@ from studies import EPOCHS, accuracy, study
 from test_experiment import Silent
 from tools import make_spec
 
-from bnexp import charts, rendering
+from bnexp import chart_parts, charts, rendering
 from bnexp.aggregates import bands, chosen_rates, cut, measured, rates_by_training, telling_rate, thinned
-from bnexp.charts import Grid, Quantity
+from bnexp.chart_parts import Grid, Quantity
 from bnexp.comparison import compare_runs
 from bnexp.data import load_dataset
 from bnexp.experiment import Request, run_experiment
@@ -251,9 +251,9 @@ def test_few_epochs_and_no_tables_are_said(tmp_path):
 
 
 def test_every_norm_has_its_own_look():
-    assert set(charts.STYLES) == set(NORMS)
+    assert set(chart_parts.STYLES) == set(NORMS)
     for field in ("color", "dash", "shape"):
-        assert len({getattr(style, field) for style in charts.STYLES.values()}) == len(NORMS)
+        assert len({getattr(style, field) for style in chart_parts.STYLES.values()}) == len(NORMS)
 
 
 def lines(**columns):

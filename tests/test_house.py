@@ -30,14 +30,23 @@ TORCH_WING = {
     "experiment",
     "measures",
 }
-PANDAS_ROOMS = {"results", "comparison", "aggregates", "charts", "figure_parts", "figures", "figures_inside"}
+PANDAS_ROOMS = {
+    "results",
+    "comparison",
+    "aggregates",
+    "charts",
+    "chart_parts",
+    "figure_parts",
+    "figures",
+    "figures_inside",
+}
 PANDAS_ROOMS |= {"figure_panels", "figures_training", "figures_rates", "figures_fits", "figures_measures"}
 ROOMS = {
     "yaml": {"source"},
     "pydantic": {"spec", "claim_grammar", "loading", "claims"},
     "typer": {"cli"},
     "rich": {"console"},
-    "altair": {"charts"},
+    "altair": {"charts", "chart_parts"},
     "vl_convert": {"charts", "rendering"},
     "jinja2": {"page"},
     "pooch": {"sources"},

@@ -13,7 +13,7 @@ from typing import Any
 
 import altair as alt
 
-from bnexp import charts, rendering
+from bnexp import chart_parts, rendering
 from bnexp.comparison import compare_runs
 from bnexp.figures import figures_of
 from bnexp.results import load_results
@@ -48,9 +48,9 @@ def best_of(folder: str, data: str) -> dict[str, Any]:
         for row in found.best_rows
         if row.estimate
     ]
-    norms = [norm for norm in charts.STYLES if norm in {row["norm"] for row in rows}]
+    norms = [norm for norm in chart_parts.STYLES if norm in {row["norm"] for row in rows}]
     order = [*norms, "standardize, after"]
-    colors = alt.Scale(domain=norms, range=[charts.STYLES[norm].color for norm in norms])
+    colors = alt.Scale(domain=norms, range=[chart_parts.STYLES[norm].color for norm in norms])
     base = alt.Chart().encode(
         x=alt.X("shown:N", sort=order, title=None, axis=alt.Axis(labelAngle=-35)),
         color=alt.Color("norm:N", scale=colors, legend=None),
