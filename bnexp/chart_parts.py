@@ -49,7 +49,7 @@ KINDS = {
     "expected of minibatches": Style("#454545", (2, 2), "square"),
     "γ = SD": Style("#D55E00", (10, 4), "diamond"),
     "full batch": Style("#009E73", (4, 2), "cross"),
-    "from its start": Style("#0072B2", (1, 0), "triangle-up"),
+    "from γ = 1, β = 0": Style("#0072B2", (1, 0), "triangle-up"),
     "from the identity": Style("#D55E00", (10, 4), "triangle-down"),
 }
 LOOKS = {**STYLES, **KINDS}
@@ -195,7 +195,7 @@ def picked(opacity: float) -> alt.OpacityValue:
 
 def tooltip_of(frame: DataFrame, quantity: Quantity) -> list[alt.Tooltip]:
     """What a point says of itself."""
-    words = {"norm": "norm:N", "lr": "lr:N", "rate": "rate:Q", "epoch": "epoch:Q", "n": "n:Q"}
+    words = {"norm": "norm:N", "line": "line:N", "lr": "lr:N", "rate": "rate:Q", "epoch": "epoch:Q", "n": "n:Q"}
     titles = {"rate": "lr"}
     said = [alt.Tooltip(field, title=titles.get(name, name)) for name, field in words.items() if name in frame.columns]
     number = ".3~%" if quantity.percent else ".3~g"

@@ -8,7 +8,7 @@ import pandas as pd
 from pandas import DataFrame
 
 from bnexp.aggregates import LEGEND, chosen_rates, rates_by_training
-from bnexp.figure_parts import MOST_BLOCKS, MOST_LISTED, Source, panel_text
+from bnexp.figure_parts import MOST_BLOCKS, MOST_LISTED, Source, broken, grid_of, panel_text
 from bnexp.summary import spoken
 
 MOST_PANELS = 6  # with a panel per learning rate; more become one panel per block, each norm at its best rate
@@ -49,12 +49,14 @@ def _headed(runs: DataFrame, fields: list[str]) -> DataFrame:
     ordered = runs.assign(_rate=[float(rate or 0) for rate in runs["rate"]])
     blocks = list(dict.fromkeys(runs["block"]))
     ordered = ordered.assign(_block=ordered["block"].map(blocks.index)).sort_values(["_block", "_rate"], kind="stable")
-    parts = []
-    for _, group in ordered.groupby(fields, sort=False):
+    groups = [group for _, group in ordered.groupby(fields, sort=False)]
+    width, parts = grid_of(len(groups)).width, []
+    for group in groups:
         first = group.iloc[0]
-        head = panel_text(first["block"], first["rate"] if "rate" in fields else "")
+        text = panel_text(first["block"], first["rate"] if "rate" in fields else "")
+        head = broken(text, width)
         absent = [text for status in ("diverged", "unfinished") if (text := _absent(group, status))]
-        parts.append(group.assign(panel="\n".join(filter(None, [head, *absent]))))
+        parts.append(group.assign(panel="\n".join(filter(None, [head, *(broken(one, width) for one in absent)]))))
     return pd.concat(parts).drop(columns=["_rate", "_block"])
 
 

@@ -21,9 +21,11 @@ MOST_BLOCKS = 8  # panels of one figure
 MOST_EPOCHS, MOST_EPOCHS_SMALL = 120, 60  # points of a line, in a large and in a small panel
 MOST_ROWS = 6000  # of data in all views of a figure: about 200 KB of the page
 FEWEST_EPOCHS = 3  # two points are no curve: the table says what the last one is
-SINGLE, PAIR = Grid(1, 560, 300), Grid(2, 350, 210)
+SINGLE, PAIR, TRIPLE = Grid(1, 560, 300), Grid(2, 350, 210), Grid(3, 215, 150)
+LETTER = 7  # pixels, about, of a bold letter in the head of a panel
 ROW_WIDTH, ROW_HEIGHT = 720, 105  # of a row of small panels
 MOST_LETTERS = 60  # of a group's values (paths, for instance) in the name of a file
+LINE = ["panel", "norm", "epoch"]  # what tells the points of one row of small panels apart
 MOST_LISTED = 6  # things that a caption names one by one
 EVERY_SEED = "Lines: means over seeds with 95 % Student-t bands"
 
@@ -103,6 +105,20 @@ def panel_text(block: str, rate: str) -> str:
     return ", ".join(part for part in (block, f"lr {rate}" if rate else "") if part)
 
 
+def grid_of(panels: int) -> Grid:
+    """One panel, two to a row, or, where these would fill a screen, three."""
+    return SINGLE if panels == 1 else PAIR if panels <= 4 else TRIPLE
+
+
+def broken(head: str, width: int) -> str:
+    """The fields of a panel's head in lines that do not reach into the next panel."""
+    lines = [""]
+    for part in filter(None, head.split(", ")):
+        longer = f"{lines[-1]}, {part}" if lines[-1] else part
+        lines[-1:] = [longer] if len(longer) * LETTER <= width or not lines[-1] else [lines[-1], part]
+    return "\n".join(lines)
+
+
 def ordered(lines: DataFrame, runs: DataFrame) -> DataFrame:
     """Panels in the order of the runs; the norms that are drawn dashed come last, and so on top."""
     panels = {panel: index for index, panel in enumerate(dict.fromkeys(runs["panel"]))}
@@ -137,30 +153,46 @@ def capital(text: str) -> str:
 
 
 class Rows(NamedTuple):
-    """Rows of small panels over one axis: the chart, how many runs a line averages, and the numbers drawn."""
+    """Rows of small panels over one axis: the chart, how many runs a line averages, gaps, and the numbers drawn."""
 
     chart: Any
     n: str
+    gaps: str
     data: DataFrame
 
 
-def rows_of_panels(rows: Sequence[tuple[Quantity, DataFrame, str]], height: int = ROW_HEIGHT) -> Rows | None:
-    """One row per column of a table, one panel per layer; None where too few epochs were recorded."""
+def rows_of_panels(
+    rows: Sequence[tuple[Quantity, DataFrame, str]], height: int = ROW_HEIGHT, most: int = MOST_EPOCHS_SMALL
+) -> Rows | None:
+    """One row per column of a table, with the frame's panels side by side; None where too few epochs were recorded."""
     drawn: list[tuple[DataFrame, Quantity]] = []
+    gaps = 0
     for shown, frame, column in rows:
         if column not in frame.columns or not frame[column].notna().any():
             continue
-        some = frame[frame["layer"].isin(_some_layers(frame["layer"]))]
-        some = some.assign(panel=[f"layer {layer}" for layer in some["layer"]])
-        lines = ordered(bands(some, ["panel", "norm", "epoch"], column, shown.log), some)
+        known = thinned(frame.dropna(subset=column), most)
+        lines = ordered(bands(known, LINE, column, shown.log), frame)
         if lines["epoch"].nunique() >= FEWEST_EPOCHS:
-            drawn.append((thinned(lines, MOST_EPOCHS_SMALL), shown))
+            drawn.append((lines, shown))
+            gaps += len(known[LINE].drop_duplicates()) - len(lines)
     if not drawn:
         return None
     columns = max(lines["panel"].nunique() for lines, _ in drawn)
     grid = Grid(columns, ROW_WIDTH // columns - 30, height)
     data = pd.concat([lines.assign(quantity=" ".join(shown.title)) for lines, shown in drawn], ignore_index=True)
-    return Rows(charts.rows_of(drawn, grid), n_text(data), data[["quantity", *drawn[0][0].columns]])
+    chart = charts.rows_of(drawn, grid)
+    return Rows(chart, n_text(data), gaps_text(gaps), data[["quantity", *drawn[0][0].columns]])
+
+
+def by_layer(frame: DataFrame) -> DataFrame:
+    """A panel per layer; of many layers the first, some between, the last."""
+    some = frame[frame["layer"].isin(_some_layers(frame["layer"]))]
+    return some.assign(panel=[f"layer {layer}" for layer in some["layer"]])
+
+
+def gaps_text(gaps: int) -> str:
+    """How many points are not drawn, and why; nothing where all are."""
+    return f"{gaps} points are left out: a run's value there is infinite, or zero on the log scale." if gaps else ""
 
 
 def _some_layers(layers: pd.Series[Any]) -> list[int]:

@@ -6,7 +6,9 @@ from bnexp.aggregates import cut, telling_rate
 from bnexp.comparison import Comparison
 from bnexp.figure_parts import FEWEST_EPOCHS, MOST_BLOCKS, Figure, Source, panel_text
 from bnexp.figures_fits import fits
+from bnexp.figures_identity import IDENTITY, drift, identity
 from bnexp.figures_inside import INSIDE, UNIT, WEIGHTS, activations, one_unit, parameters
+from bnexp.figures_measures import ICS, LANDSCAPE, SHIFT, ics, landscape, shift
 from bnexp.figures_rates import rate_picture
 from bnexp.figures_training import TITLES, learning_curves
 from bnexp.results import Results
@@ -19,7 +21,10 @@ def figures_of(results: Results, comparison: Comparison) -> tuple[list[Figure], 
     inside = parts.runs[parts.runs["block"] == block]
     rate = telling_rate(inside)
     source = Source(results, comparison, parts, inside[inside["rate"] == rate], panel_text(block, rate))
-    makers = (fits, learning_curves, rate_picture, activations, one_unit, parameters)
+    makers = (
+        *(fits, learning_curves, rate_picture, activations, one_unit),
+        *(shift, ics, landscape, identity, drift, parameters),
+    )
     figures = [figure for maker in makers for figure in maker(source)]
     return figures, _left_out(source, {figure.title for figure in figures}, block)
 
@@ -27,6 +32,7 @@ def figures_of(results: Results, comparison: Comparison) -> tuple[list[Figure], 
 def _left_out(source: Source, drawn: set[str], block: str) -> list[str]:
     others, notes = len(source.parts.blocks) - 1, []
     tables = {"curves": set(TITLES.values()), "activations": {INSIDE}, "units": {UNIT}, "parameters": {WEIGHTS}}
+    tables |= {"shift": {SHIFT}, "ics": {ICS}, "landscape": {LANDSCAPE}, "identity": {IDENTITY}}
     few = [name for name, titles in tables.items() if not titles & drawn and source.results.table(name) is not None]
     status = source.parts.runs["status"]
     if few and not (status == "done").any() and (status == "diverged").any():

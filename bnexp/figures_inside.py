@@ -17,6 +17,7 @@ from bnexp.figure_parts import (
     Figure,
     Source,
     at,
+    by_layer,
     make_figure,
     make_view,
     rows_of_panels,
@@ -31,7 +32,7 @@ def activations(source: Source) -> Iterator[Figure]:
     frame = measured(source.results, "activations", source.runs)
     if frame is None:
         return
-    frame = frame[frame["layer"] <= frame["layers"]]
+    frame = by_layer(frame[frame["layer"] <= frame["layers"]])
     output = norm_output(frame)
     places = {
         "preactivation": frame[frame["tap"] == "preactivation"],
@@ -101,7 +102,7 @@ def parameters(source: Source) -> Iterator[Figure]:
     if frame is None:
         return
     named = (("‖W‖", "weight_norm"), ("‖γ‖", "gamma_norm"), ("‖β‖", "beta_norm"))
-    drawn = rows_of_panels([(Quantity((symbol,)), frame, column) for symbol, column in named])
+    drawn = rows_of_panels([(Quantity((symbol,)), by_layer(frame), column) for symbol, column in named])
     if drawn is None:
         return
     caption = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,13 +16,13 @@ from bnexp.figure_parts import (
     FEWEST_EPOCHS,
     MOST_EPOCHS,
     MOST_ROWS,
-    PAIR,
-    SINGLE,
     Figure,
     Source,
     View,
     capital,
     column_words,
+    gaps_text,
+    grid_of,
     make_figure,
     make_view,
     n_text,
@@ -38,7 +39,6 @@ TITLES = {
     "loss": "Loss over epochs",
 }
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
-GAPS = "{} points are left out: a run's value there is infinite, or zero on the log scale."
 
 
 class Curve(NamedTuple):
@@ -110,10 +110,9 @@ def _curve_view(source: Source, runs: DataFrame, frame: DataFrame, curve: Curve,
     lines = lines.rename(columns={"rate": "lr"})
     lines = lines if (lines["lr"] != "").any() else lines.drop(columns="lr")
     shown = Quantity(column_words(source.comparison, column, curve.log), curve.log, is_percent(column))
-    words = [how, GAPS.format(gaps).rstrip(".")] if gaps else [how]
-    caption = (_curve_caption(lines, shown, column, ". ".join(words)), missing_text(runs))
+    caption = (_curve_caption(lines, shown, column, how), gaps_text(gaps), missing_text(runs))
     alt = f"Line chart of {shown.title[0]} against epoch, {how}. {_last_values(lines, column)}"
-    chart = charts.curves(lines, shown, SINGLE if lines["panel"].nunique() == 1 else PAIR)
+    chart = charts.curves(lines, shown, grid_of(lines["panel"].nunique()))
     scale = "log" if curve.log else "linear"
     yield make_view(caption, alt, chart, lines, (curve.split, scale))
 
@@ -133,6 +132,6 @@ def _last_values(lines: DataFrame, column: str) -> str:
         last = group[group["epoch"] == group["epoch"].max()].sort_values("norm", key=lambda s: s.map(LEGEND.index))
         unit = " %" if is_percent(column) else ""
         said = ", ".join(f"{n} {quantity(m, column)}{unit}" for n, m in zip(last["norm"], last["mean"], strict=True))
-        head = str(panel).split("\n")[0]
+        head = re.sub(r"\n(diverged|unfinished):.*", "", str(panel), flags=re.DOTALL).replace("\n", ", ")
         texts.append(f"{head}: {said}" if head else said)
     return f"Last epoch: {'; '.join(texts)}."

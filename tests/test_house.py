@@ -40,7 +40,14 @@ PANDAS_ROOMS = {
     "figures",
     "figures_inside",
 }
-PANDAS_ROOMS |= {"figure_panels", "figures_training", "figures_rates", "figures_fits", "figures_measures"}
+PANDAS_ROOMS |= {
+    "figure_panels",
+    "figures_training",
+    "figures_rates",
+    "figures_fits",
+    "figures_measures",
+    "figures_identity",
+}
 ROOMS = {
     "yaml": {"source"},
     "pydantic": {"spec", "claim_grammar", "loading", "claims"},

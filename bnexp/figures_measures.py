@@ -1,0 +1,234 @@
+"""Figures of the measures: how far activations move, what the layers below do to a gradient, and the loss along it.
+
+Each is drawn for one block at a time at one learning rate, which readers may switch; what stands first is what the
+other figures of the networks' inside show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+from pandas import DataFrame
+
+from bnexp.aggregates import measured, telling_rate
+from bnexp.chart_parts import Quantity
+from bnexp.figure_parts import (
+    EVERY_SEED,
+    MOST_EPOCHS_SMALL,
+    MOST_ROWS,
+    Figure,
+    Source,
+    View,
+    by_layer,
+    make_figure,
+    make_view,
+    panel_text,
+    rows_of_panels,
+)
+from bnexp.figures_inside import norm_output
+
+SHIFT, ICS, LANDSCAPE = (
+    "How far activations have moved",
+    "Internal covariate shift",
+    "The loss along the gradient",
+)
+MOST_SETTINGS, MOST_RATES = 4, 6  # blocks and learning rates among which a reader may switch
+MOST_SIDE_BY_SIDE = 4  # learning rates in one row
+# Squared SDs: the rounding of float32 and what ε does to a standardized value lie below, a millionth of an SD² above.
+ROUNDING = 1e-9
+GEOMETRIC = EVERY_SEED.replace("means", "geometric means")
+
+
+class Case(NamedTuple):
+    """The runs of one block at one learning rate."""
+
+    block: str
+    rate: str
+    runs: DataFrame
+
+
+def cases(source: Source) -> list[Case]:
+    """Blocks and learning rates among which a reader may switch; the first is what the other figures show."""
+    found: list[Case] = []
+    for block in list(source.parts.blocks)[:MOST_SETTINGS]:
+        runs = source.parts.runs[source.parts.runs["block"] == block]
+        first = telling_rate(runs)
+        others = [rate for rate in source.parts.rates if rate != first][: MOST_RATES - 1]
+        found += [Case(block, rate, runs[runs["rate"] == rate]) for rate in (first, *others)]
+    return found
+
+
+def choices(made: Sequence[Case], **more: tuple[str, ...]) -> dict[str, Sequence[str]]:
+    """What a reader may switch: the block, the learning rate, and more."""
+    rates = sorted({case.rate for case in made}, key=lambda rate: float(rate or 0))
+    return {"setting": list(dict.fromkeys(case.block for case in made)), "lr": rates, **more}
+
+
+def _epochs(views: int, lines: int) -> int:
+    return max(3, min(MOST_EPOCHS_SMALL, MOST_ROWS // (views * max(1, lines))))
+
+
+def _lead(case: Case) -> str:
+    text = panel_text(case.block, case.rate)
+    return f"At {text}. " if text else ""
+
+
+def _ended(case: Case) -> str:
+    """How many runs are in no line, if any."""
+    gone = int((case.runs["status"] != "done").sum())
+    return f"{gone} of {len(case.runs)} runs diverged or are not finished, and are in no line." if gone else ""
+
+
+# --- shift ------------------------------------------------------------------------------------------------------------
+
+SINCE = {"start": "the start", "previous": "the reading before"}
+PARTS = {
+    "moved_mean": (("Δmean²", "(SD², log scale)"), "the mean"),
+    "moved_scale": (("Δscale²", "(SD², log scale)"), "the scale"),
+    "moved_reshuffle": (("reshuffling", "(SD², log scale)"), "reshuffling"),
+}
+
+
+def shift(source: Source) -> Iterator[Figure]:
+    """The three parts of E(a′ − a)², of what the next layer receives."""
+    made = cases(source)
+    views = [view for case in made for since in SINCE for view in _shift_view(source, case, since, len(made) * 2)]
+    if views:
+        yield make_figure(source, "shift", SHIFT, views, choices(made, since=tuple(SINCE.values())))
+
+
+def _shift_view(source: Source, case: Case, since: str, views: int) -> Iterator[View]:
+    frame = measured(source.results, "shift", case.runs)
+    if frame is None:
+        return
+    frame = by_layer(received(frame[frame["since"] == since]))
+    above = {column: frame[~_at_rounding(frame, column)] for column in PARTS}
+    rows = [(Quantity(title, log=True), above[column], column) for column, (title, _) in PARTS.items()]
+    drawn = rows_of_panels(rows, most=_epochs(views, 3 * len(frame[["panel", "norm"]].drop_duplicates())))
+    if drawn is None:
+        return
+    caption = (
+        f"{_lead(case)}What the next layer receives, each unit in SDs of its own at {SINCE[since]}, means over units; "
+        "the mean squared move of a probe row is the sum of three: Δmean², the change of the unit's mean; Δscale², "
+        "that of its SD; and reshuffling, rows changing places, which grows with the SD.",
+        f"{GEOMETRIC}; {drawn.n}.",
+        _zeros(frame),
+        drawn.gaps,
+        _ended(case),
+    )
+    alt = f"Line charts of three parts of the shift of activations over epochs, per layer. {caption[0]}"
+    yield make_view(caption, alt, drawn.chart, drawn.data, (case.block, case.rate, SINCE[since]))
+
+
+def received(frame: DataFrame) -> DataFrame:
+    """The rows of the tap that the next layer reads: the activation, or the norm's output where that comes after."""
+    before = (frame["placement"] == "pre") & (frame["tap"] == "activation")
+    return pd.concat([frame[before], norm_output(frame[frame["placement"] == "post"])])
+
+
+def _at_rounding(frame: DataFrame, column: str) -> pd.Series[bool]:
+    """Rows of lines that are nothing but rounding from end to end."""
+    return frame.groupby(["panel", "norm"])[column].transform("max") < ROUNDING
+
+
+def _zeros(frame: DataFrame) -> str:
+    gone = {word: sorted(set(frame[_at_rounding(frame, column)]["norm"])) for column, (_, word) in PARTS.items()}
+    said = [f"{word} of {' and '.join(norms)}" for word, norms in gone.items() if norms]
+    return f"Zero but for rounding, and not drawn: {'; '.join(said)}." if said else ""
+
+
+# --- internal covariate shift -----------------------------------------------------------------------------------------
+
+
+def ics(source: Source) -> Iterator[Figure]:
+    """The change of a layer's gradient that the step of the layers below makes."""
+    made = cases(source)
+    views = [view for case in made for view in _ics_view(source, case, len(made))]
+    if views:
+        yield make_figure(source, "ics", ICS, views, choices(made))
+
+
+def _ics_view(source: Source, case: Case, views: int) -> Iterator[View]:
+    frame = measured(source.results, "ics", case.runs)
+    if frame is None:
+        return
+    frame = by_layer(frame[frame["layer"] > 1])
+    rows = [
+        (Quantity(("relative", "(log scale)"), log=True), frame, "relative"),
+        (Quantity(("absolute", "(loss/weight, log scale)"), log=True), frame, "difference"),
+    ]
+    drawn = rows_of_panels(rows, 150, _epochs(views, 2 * len(frame[["panel", "norm"]].drop_duplicates())))
+    if drawn is None:
+        return
+    caption = (
+        f"{_lead(case)}How much the gradient G of a layer's weights changes when the layers below take the optimizer's "
+        "next step: ‖G − G′‖/‖G‖ above, ‖G − G′‖ below (Santurkar et al. 2018, Def. 2.1), on the minibatch of the "
+        "epoch's first step. Layer 1 has nothing below it; the last layer is the output.",
+        f"{GEOMETRIC}; {drawn.n}.",
+        drawn.gaps,
+        _ended(case),
+    )
+    alt = f"Line charts of internal covariate shift over epochs, per layer. {caption[0]}"
+    yield make_view(caption, alt, drawn.chart, drawn.data, (case.block, case.rate))
+
+
+# --- landscape --------------------------------------------------------------------------------------------------------
+
+RULES = {"lr": "the learning rate", "relative": "relative to the weights"}
+ALONG = {
+    "loss_range": ("loss:", "greatest − least"),
+    "gradient_change_max": ("greatest change", "of the gradient"),
+    "effective_smoothness": ("greatest change", "per distance"),
+}
+
+
+def landscape(source: Source) -> Iterator[Figure]:
+    """Loss and gradient along the gradient; learning rates side by side."""
+    blocks = list(source.parts.blocks)[:MOST_SETTINGS]
+    views = [view for block in blocks for rule in RULES for view in _landscape_view(source, block, rule, len(blocks))]
+    if views:
+        options = {"setting": blocks, "step length": tuple(RULES.values())}
+        yield make_figure(source, "landscape", LANDSCAPE, views, options)
+
+
+def _landscape_view(source: Source, block: str, rule: str, blocks: int) -> Iterator[View]:
+    runs = source.parts.runs[source.parts.runs["block"] == block]
+    frame = measured(source.results, "landscape", runs[runs["rate"].isin(_some(source.parts.rates))])
+    if frame is None or not (frame["step_rule"] == rule).any():
+        return
+    frame = frame[frame["step_rule"] == rule].sort_values("rate", key=_as_numbers, kind="stable")
+    frame = frame.assign(
+        panel=[panel_text("", rate) for rate in frame["rate"]], loss_range=frame["loss_max"] - frame["loss_min"]
+    )
+    rows = [(Quantity(title, log=True), frame, column) for column, title in ALONG.items()]
+    lines = len(frame[["panel", "norm"]].drop_duplicates())
+    drawn = rows_of_panels(rows, 120, _epochs(2 * blocks, 3 * lines))
+    if drawn is None:
+        return
+    caption = (
+        f"{f'At {block}. ' if block else ''}Steps of eight lengths, half to four times {_unit_step(rule)}, against the "
+        "gradient on the minibatch of the epoch's first step (Santurkar et al. 2018, Fig. 4): the range of the loss "
+        "over the eight, the greatest change of the gradient, and the greatest change per distance moved, the "
+        "effective β-smoothness. Log scales.",
+        f"{GEOMETRIC}; {drawn.n}.",
+        drawn.gaps,
+        _ended(Case(block, "", runs)),
+    )
+    alt = f"Line charts of loss and gradient along the gradient over epochs. {caption[0]}"
+    yield make_view(caption, alt, drawn.chart, drawn.data, (block, RULES[rule]))
+
+
+def _unit_step(rule: str) -> str:
+    return "the learning rate" if rule == "lr" else "one fixed share of the weights' norm"
+
+
+def _some(rates: Sequence[str]) -> list[str]:
+    """At most so many as stand side by side, evenly spaced, first and last included; no rate varies: the empty one."""
+    last, most = len(rates) - 1, MOST_SIDE_BY_SIDE - 1
+    return [rates[i] for i in sorted({round(k * last / most) for k in range(most + 1)})] if rates else [""]
+
+
+def _as_numbers(column: pd.Series[str]) -> pd.Series[float]:
+    return column.map(lambda rate: float(rate or 0))
