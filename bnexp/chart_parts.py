@@ -64,11 +64,12 @@ class Lines(NamedTuple):
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a vertical axis shows. ``title`` has one text per line."""
+    """What a vertical axis shows. ``title`` has one text per line; ``ticks``: where, if not where it suits."""
 
     title: tuple[str, ...]
     log: bool = False
     percent: bool = False
+    ticks: tuple[float, ...] = ()
 
 
 class Grid(NamedTuple):
@@ -92,11 +93,11 @@ def epochs(frame: DataFrame, labelled: bool = True) -> alt.X:
 
 
 def rates(frame: DataFrame) -> alt.X:
-    """Learning rates on a log axis, each that was trained marked."""
-    rates = sorted(set(frame["rate"]))
-    marked: Any = rates if len(rates) <= MOST_TICKS else alt.Undefined
+    """Learning rates on a log axis: each that was trained is marked, of many only the decades."""
+    known, low, high = sorted(set(frame["rate"])), float(frame["x"].min()), float(frame["x"].max())
+    decades = [float(f"1e{power}") for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+    marked = known if len(known) <= MOST_TICKS or len(decades) < 2 else decades
     axis = alt.Axis(values=marked, format="~g", labelOverlap=True)
-    low, high = float(frame["x"].min()), float(frame["x"].max())
     room = (high / low) ** 0.04
     scale = alt.Scale(type="log", nice=False, domain=[low / room, high * room])
     return alt.X("x:Q", title="learning rate (log scale)", axis=axis, scale=scale)
@@ -105,7 +106,7 @@ def rates(frame: DataFrame) -> alt.X:
 def vertical(column: str, quantity: Quantity, bounds: tuple[float, float]) -> alt.Y:
     """The axis of a column, between fixed ends."""
     scale: dict[str, Any] = {"type": "log"} if quantity.log else {"zero": False}
-    ticks = _log_ticks(*bounds) if quantity.log else []
+    ticks = _log_ticks(*bounds) if quantity.log else list(quantity.ticks)
     shown: dict[str, Any] = {"values": ticks} if ticks else {"tickCount": 5}
     if quantity.log:
         shown["labelExpr"] = "format(datum.value, datum.value < 0.001 ? '.0e' : '~g')"

@@ -73,23 +73,21 @@ def _curve_layers(frame: DataFrame, quantity: Quantity, names: Lines, x: alt.X, 
 
 
 def rate_picture(metric: DataFrame, learned: DataFrame, quantity: Quantity, grid: Grid) -> alt.VConcatChart:
-    """The final metric and the share that learned against the learning rate.
+    """The final metric and the share that learned against the learning rate; either may be empty.
 
     Both frames: panel, norm, rate, x (the rate, moved a little apart per norm), mean, low, high; ``metric`` also says
     ``whole``: whether every run learned. Lines join the points where that is so, and the axis is made for these.
-    ``metric`` may be empty.
     """
-    learned = learned.assign(whole=True)
-    every = pd.concat([metric, learned]) if len(metric) else learned
-    x, names = rates(every), lines_of(every)
-    share = Quantity(("share that", "learned"), percent=True)
-    below = _rate_layers(learned, share, names, x, (-0.04, 1.04), f"{VIEW}1")
-    low = _wrapped(below, learned, grid._replace(height=grid.height // 2))
-    if not len(metric):
-        return alt.vconcat(low)
-    bounds = bounds_of(metric, quantity, whole_intervals=True)
-    above = _rate_layers(metric, quantity, names, x, bounds, f"{VIEW}0")
-    return alt.vconcat(_wrapped(above, metric, grid), low, spacing=18)
+    every = pd.concat([frame for frame in (metric, learned) if len(frame)])
+    x, names, charts = rates(every), lines_of(every), []
+    if len(metric):
+        bounds = bounds_of(metric, quantity, whole_intervals=True)
+        charts.append(_wrapped(_rate_layers(metric, quantity, names, x, bounds, f"{VIEW}0"), metric, grid))
+    if len(learned):
+        shares, share = learned.assign(whole=True), Quantity(("share that", "learned"), percent=True, ticks=(0, 0.5, 1))
+        layers = _rate_layers(shares, share, names, x, (-0.04, 1.04), f"{VIEW}1")
+        charts.append(_wrapped(layers, shares, grid._replace(height=grid.height // 2)))
+    return alt.vconcat(*charts, spacing=18)
 
 
 def _rate_layers(
@@ -98,7 +96,7 @@ def _rate_layers(
     base, tooltip = alt.Chart().encode(x=x, color=color(names, "symbol")), tooltip_of(frame, quantity)
     y = vertical("mean", quantity, bounds)
     whole, part = base.transform_filter("datum.whole"), base.transform_filter("!datum.whole")
-    line = whole.mark_line(strokeWidth=1.5).encode(y=y, opacity=picked(0.8))
+    line = whole.mark_line(strokeWidth=1.5).encode(y=y, strokeDash=dash(names, None), opacity=picked(0.8))
     rule = base.mark_rule(strokeWidth=2, clip=True).encode(
         y=vertical("low", quantity, bounds), y2="high:Q", opacity=picked(1.0)
     )
@@ -130,7 +128,7 @@ def fits(lines: DataFrame, points: DataFrame, grid: Grid) -> alt.FacetChart:
     frame = pd.concat([everywhere, lines.assign(dot=False)], ignore_index=True)
     frame["seed"] = frame["seed"].fillna(-1).astype(int)
     base = alt.Chart().encode(
-        x=alt.X("x:Q", title=None, axis=alt.Axis(format="~g", tickCount=3), scale=alt.Scale(nice=False)),
+        x=alt.X("x:Q", title=None, axis=alt.Axis(format="~g", tickCount=2), scale=alt.Scale(nice=False)),
         y=alt.Y("y:Q", title=None, axis=alt.Axis(format="~g", tickCount=4), scale=alt.Scale(zero=False)),
     )
     dots = base.transform_filter("datum.dot").mark_circle(size=14, color="#9a9a9a", opacity=0.7)
@@ -212,3 +210,13 @@ def _selection(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     moved = {"type": "interval", "clear": "dblclick", "translate": DRAG, "zoom": WHEEL}
     zooms = [{"name": f"{ZOOM}{view}", "select": moved, "bind": "scales", "views": [view]} for view in views]
     return [*([picks] if f"'param': '{PICKED}'" in text else []), *zooms]
+
+
+def narrowed(spec: Any, width: int, to: int) -> Any:
+    """The same spec with panels of one width made as wide as ``to``; data and texts stay."""
+    if isinstance(spec, dict):
+        return {
+            key: to if key == "width" and value == width else value if key == "datasets" else narrowed(value, width, to)
+            for key, value in spec.items()
+        }
+    return [narrowed(value, width, to) for value in spec] if isinstance(spec, list) else spec

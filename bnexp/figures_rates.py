@@ -17,16 +17,20 @@ from bnexp.comparison import Comparison, Estimate, Row
 from bnexp.figure_parts import (
     MOST_BLOCKS,
     MOST_LISTED,
-    PAIR,
     Figure,
     Source,
+    broken,
     column_words,
+    grid_of,
     make_figure,
     make_view,
     n_text,
     panel_text,
 )
 from bnexp.wording import is_percent, quantity
+
+SHARES = "The share of runs that learned is drawn with exact 95 % intervals (Clopper–Pearson)."
+APART = "Norms of one learning rate stand a little apart so that intervals do not hide one another."
 
 
 def rate_picture(source: Source) -> Iterator[Figure]:
@@ -37,26 +41,31 @@ def rate_picture(source: Source) -> Iterator[Figure]:
     metric, learned = _points(parts, comparison)
     if not len(learned):
         return
-    shown = Quantity(
-        column_words(comparison, comparison.metric, comparison.scale == "log"),
-        comparison.scale == "log",
-        is_percent(comparison.metric),
-    )
-    grid = Grid(1, 560, 240) if learned["panel"].nunique() == 1 else PAIR._replace(height=170)
+    log = comparison.scale == "log"
+    shown = Quantity(column_words(comparison, comparison.metric, log), log, is_percent(comparison.metric))
+    grid = _grid(learned["panel"].nunique())
     what = shown.title[0]
-    below = (
-        "The share of runs that learned is drawn with exact 95 % intervals (Clopper–Pearson). Norms stand a little "
-        "apart so that intervals do not hide one another; the learning rates are those marked on the axis."
-    )
     above = [f"No setting has a {what} that can be drawn: its runs diverged, or their median did."]
     alt = f"Share of runs that learned against learning rate per norm. {above[0]}"
     if len(metric):
         metric, outside = _in_frame(metric, comparison)
         above = _rate_captions(metric, what, outside)
         alt = f"Final {what} against learning rate per norm. {_by_rate(metric, comparison.metric)}"
-    chart = charts.rate_picture(metric, learned, shown, grid)
-    view = make_view([*above, below], alt, chart, _data(metric, learned, what))
+    shares = learned if not len(metric) or (learned["mean"] < 1).any() else learned[:0]
+    chart = charts.rate_picture(_headed(metric, grid), _headed(shares, grid), shown, grid)
+    view = make_view(
+        [*above, SHARES if len(shares) else "Every run learned.", APART], alt, chart, _data(metric, shares, what)
+    )
     yield make_figure(source, "learning-rate", "Against the learning rate", [view])
+
+
+def _grid(panels: int) -> Grid:
+    grid = grid_of(panels)
+    return grid._replace(height=240 if panels == 1 else min(grid.height, 170))
+
+
+def _headed(frame: DataFrame, grid: Grid) -> DataFrame:
+    return frame.assign(panel=[broken(panel, grid.width) for panel in frame["panel"]]) if len(frame) else frame
 
 
 def _data(metric: DataFrame, learned: DataFrame, what: str) -> DataFrame:

@@ -22,6 +22,7 @@ from bnexp import __version__, rendering, source
 from bnexp.claim_grammar import Claim
 from bnexp.comparison import Comparison, compare_runs
 from bnexp.errors import StorageError
+from bnexp.figure_files import files_of
 from bnexp.figure_parts import Figure
 from bnexp.figures import figures_of
 from bnexp.page_tables import Table, provenance, settings_table, tables_of
@@ -60,13 +61,15 @@ class Section:
 
 
 def write_report(results: Sequence[Results], output: Path, figure_formats: Sequence[str] = ()) -> list[Path]:
-    """Write the page and, in each format, its figures beside it in ``<stem>-figures/``; return what was written."""
+    """Write the page and its figures in these formats, with their numbers and words, in ``<stem>-figures/`` beside it.
+
+    Return what was written.
+    """
     sections = _sections(results, [compare_runs(one) for one in results])
     written = [_write(output, _render(sections).encode("utf-8"))]
     folder = output.with_name(f"{output.stem}-figures")
     for name, figure in _file_names(sections).items() if figure_formats else ():
-        for kind in figure_formats:
-            written.append(_write(folder / f"{name}.{kind}", rendering.to_file(figure.first.spec, kind)))
+        written += [_write(folder / f"{name}.{end}", content) for end, content in files_of(figure, figure_formats)]
     return written
 
 
@@ -173,7 +176,7 @@ def _checksum(script: str) -> str:
 
 def _svg_of(figure: Figure, prefix: str) -> Markup:
     # vl-convert escapes the texts of a chart; an SVG from it has no scripts and no links.
-    return Markup(rendering.to_svg(figure.first.spec, prefix))
+    return Markup(rendering.for_page(rendering.to_svg(figure.first.spec), prefix))
 
 
 def json_block(value: Mapping[str, Any]) -> Markup:

@@ -9,13 +9,27 @@ from typing import Any
 
 Spec = Mapping[str, Any]
 
-PNG_SCALE = 2  # pixels per CSS pixel
+PNG_DPI = 300  # what journals ask of pictures with lines and letters
+POINTS = 72 / 25.4  # to a millimetre
 
 
-def to_svg(spec: Spec, prefix: str) -> str:
-    """An SVG element for a page; ``prefix`` keeps its ids apart from those of other figures."""
-    svg = to_file(spec, "svg").decode("utf-8")
-    svg = re.sub(r'<path [^>]*opacity="0"[^>]*/>', "", svg)  # what only a mouse finds
+def to_svg(spec: Spec) -> str:
+    """The picture as SVG text, in CSS pixels, without what only a mouse finds."""
+    import vl_convert
+
+    svg = str(vl_convert.vegalite_to_svg(dict(spec), vl_version=_version(spec)))
+    return re.sub(r'<path [^>]*opacity="0"[^>]*/>', "", svg)
+
+
+def size_of(svg: str) -> tuple[float, float]:
+    """Width and height of the picture in its own units."""
+    found = re.match(r'<svg [^>]*?width="([\d.]+)" height="([\d.]+)"', svg)
+    assert found is not None, "vl-convert writes width and height first"
+    return float(found[1]), float(found[2])
+
+
+def for_page(svg: str, prefix: str) -> str:
+    """The SVG element for a page; ``prefix`` keeps its ids apart from those of other figures."""
     svg = re.sub(r' (?:role|class|pointer-events|aria-[a-z]+)="[^"<>]*"', "", svg)  # the page says what the whole shows
     svg = re.sub(r'(?<= d=")[^"]*', lambda path: re.sub(r"\d+\.\d+", _tenth, path[0]), svg)
     # vl-convert numbers ids through all it draws: count anew, so that a page does not depend on what came before
@@ -29,16 +43,24 @@ def _tenth(number: re.Match[str]) -> str:
     return f"{float(number[0]):.1f}".removesuffix(".0")
 
 
-def to_file(spec: Spec, kind: str) -> bytes:
-    """The content of a png, svg or pdf file."""
+def to_file(svg: str, kind: str, millimetres: float) -> bytes:
+    """The content of a png, svg or pdf file of this width.
+
+    vl-convert embeds the used part of each font in a pdf (TrueType in CID fonts, none of Type 3), draws letters as
+    dots in a png, and leaves the names of fonts in an svg. It takes an SVG's unit for a point in the first two.
+    """
     import vl_convert
 
-    version = _version(spec)
-    if kind == "png":
-        return bytes(vl_convert.vegalite_to_png(dict(spec), vl_version=version, scale=PNG_SCALE))
-    if kind == "pdf":
-        return bytes(vl_convert.vegalite_to_pdf(dict(spec), vl_version=version))
-    return str(vl_convert.vegalite_to_svg(dict(spec), vl_version=version)).encode("utf-8")
+    if kind == "svg":
+        return _sized(svg, millimetres, "mm").encode("utf-8")
+    sized = _sized(svg, millimetres * POINTS, "")
+    return bytes(vl_convert.svg_to_png(sized, ppi=PNG_DPI) if kind == "png" else vl_convert.svg_to_pdf(sized))
+
+
+def _sized(svg: str, width: float, unit: str) -> str:
+    own_width, own_height = size_of(svg)
+    sizes = f'width="{width:.2f}{unit}" height="{width * own_height / own_width:.2f}{unit}"'
+    return re.sub(r'width="[\d.]+" height="[\d.]+"', sizes, svg, count=1)
 
 
 def packed(spec: Spec) -> dict[str, Any]:

@@ -289,13 +289,13 @@ def test_equal_values_still_have_an_axis():
 @pytest.mark.parametrize(("kind", "start"), [("svg", b"<svg"), ("png", b"\x89PNG"), ("pdf", b"%PDF")])
 def test_files(kind, start):
     spec = charts.to_spec(charts.curves(lines(mean=1.0, low=0.5, high=1.5), Quantity(("loss",)), Grid(1, 100, 100)))
-    assert rendering.to_file(spec, kind).startswith(start)
+    assert rendering.to_file(rendering.to_svg(spec), kind, 84).startswith(start)
 
 
 def test_svgs_for_a_page_have_their_own_ids_and_escape_their_texts():
     frame = lines(mean=1.0, low=0.5, high=1.5).assign(panel="<script>alert(1)</script>")
     spec = charts.to_spec(charts.curves(frame, Quantity(("loss",)), Grid(1, 100, 100)))
-    svg = rendering.to_svg(spec, "f1")
+    svg = rendering.for_page(rendering.to_svg(spec), "f1")
     assert svg.startswith("<svg")
     assert "<script" not in svg
     assert 'opacity="0"' not in svg

@@ -88,7 +88,7 @@ def main(oddness: str, rates: str) -> None:
     whole["datasets"] = {name: rows for spec in parts for name, rows in spec.get("datasets", {}).items()}
     whole["spacing"] = 34
     whole["resolve"] = {"scale": dict.fromkeys(("color", "shape", "strokeDash"), "independent")}
-    PICTURE.write_text(rendering.to_svg(without_selection(whole), "showcase"), encoding="utf-8")
+    PICTURE.write_text(rendering.for_page(rendering.to_svg(without_selection(whole)), "showcase"), encoding="utf-8")
 
 
 if __name__ == "__main__":
