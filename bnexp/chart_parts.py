@@ -179,7 +179,7 @@ def color(names: Lines, legend: str | None) -> alt.Color:
     return alt.Color(f"{names.column}:N", scale=_look(names, "color"), legend=_legend(legend))
 
 
-def dash(names: Lines, legend: str | None) -> alt.StrokeDash:
+def dash(names: Lines, legend: str) -> alt.StrokeDash:
     """The dashes of lines."""
     return alt.StrokeDash(f"{names.column}:N", scale=_look(names, "dash"), legend=_legend(legend))
 

@@ -67,14 +67,13 @@ class Figure:
 class Source:
     """What the figures of a comparison are made from.
 
-    ``runs`` are those of the figures that show a single block and learning rate; ``panel`` names the two.
+    ``rate`` is the learning rate at which most runs of the first block learned.
     """
 
     results: Results
     comparison: Comparison
     parts: Cut
-    runs: DataFrame
-    panel: str
+    rate: str
 
 
 def make_view(caption: Sequence[str], alt: str, chart: Any, data: DataFrame, picked: Sequence[str] = ()) -> View:
@@ -93,11 +92,6 @@ def make_figure(
         for place, (label, options) in enumerate((choices or {}).items())
     }
     return Figure(safe, title, tuple(views), offered)
-
-
-def at(source: Source) -> str:
-    """``At activation tanh, lr 0.1.``, where there are other blocks or learning rates."""
-    return f"At {source.panel}. " if source.panel else ""
 
 
 def panel_text(block: str, rate: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bnexp.aggregates import cut, telling_rate
 from bnexp.comparison import Comparison
-from bnexp.figure_parts import FEWEST_EPOCHS, MOST_BLOCKS, Figure, Source, panel_text
+from bnexp.figure_cases import MOST_SETTINGS
+from bnexp.figure_parts import FEWEST_EPOCHS, MOST_BLOCKS, Figure, Source
 from bnexp.figures_fits import fits
 from bnexp.figures_identity import IDENTITY, drift, identity
 from bnexp.figures_inside import INSIDE, UNIT, WEIGHTS, activations, one_unit, parameters
@@ -19,17 +20,16 @@ def figures_of(results: Results, comparison: Comparison) -> tuple[list[Figure], 
     parts = cut(results, comparison)
     block = next(iter(parts.blocks))
     inside = parts.runs[parts.runs["block"] == block]
-    rate = telling_rate(inside)
-    source = Source(results, comparison, parts, inside[inside["rate"] == rate], panel_text(block, rate))
+    source = Source(results, comparison, parts, telling_rate(inside))
     makers = (
         *(fits, learning_curves, rate_picture, activations, one_unit),
         *(shift, ics, landscape, identity, drift, parameters),
     )
     figures = [figure for maker in makers for figure in maker(source)]
-    return figures, _left_out(source, {figure.title for figure in figures}, block)
+    return figures, _left_out(source, {figure.title for figure in figures})
 
 
-def _left_out(source: Source, drawn: set[str], block: str) -> list[str]:
+def _left_out(source: Source, drawn: set[str]) -> list[str]:
     others, notes = len(source.parts.blocks) - 1, []
     tables = {"curves": set(TITLES.values()), "activations": {INSIDE}, "units": {UNIT}, "parameters": {WEIGHTS}}
     tables |= {"shift": {SHIFT}, "ics": {ICS}, "landscape": {LANDSCAPE}, "identity": {IDENTITY}}
@@ -42,10 +42,9 @@ def _left_out(source: Source, drawn: set[str], block: str) -> list[str]:
         notes.append(f"No figure of {listed}: recorded at fewer than {FEWEST_EPOCHS} epochs, or not for these runs.")
     if others >= MOST_BLOCKS:
         notes.append(f"Curves of {others + 1 - MOST_BLOCKS} of {others + 1} combinations are not drawn.")
-    more = f" {others} combinations" if others > 1 else ""
-    if others and drawn & {INSIDE, UNIT, WEIGHTS}:
+    if others >= MOST_SETTINGS and drawn & {INSIDE, UNIT, WEIGHTS, SHIFT, ICS, LANDSCAPE}:
         notes.append(
-            f"Activations, the tracked unit and parameter norms are drawn for {block} only; activations.csv, units.csv "
-            f"and parameters.csv hold the other{more}."
+            f"What happens inside the networks is drawn for the first {MOST_SETTINGS} of {others + 1} combinations; "
+            "the CSVs hold the others."
         )
     return notes

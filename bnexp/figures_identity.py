@@ -80,7 +80,7 @@ def drift(source: Source) -> Iterator[Figure]:
 def _panels(source: Source) -> DataFrame | None:
     """The table, each block at the learning rate of the other figures, with ``panel``: block and norm."""
     runs = source.parts.runs
-    rate = source.runs["rate"].iloc[0]
+    rate = source.rate
     runs = runs[runs["block"].isin(list(source.parts.blocks)[:MOST_BLOCKS]) & (runs["rate"] == rate)]
     frame = measured(source.results, "identity", runs)
     if frame is None:

@@ -1,4 +1,4 @@
-"""Figures of what happens inside the networks, for one block at one learning rate."""
+"""Figures of what happens inside the networks, for one block at one learning rate at a time."""
 
 from __future__ import annotations
 
@@ -9,55 +9,67 @@ from pandas import DataFrame
 from bnexp import charts
 from bnexp.aggregates import LEGEND, measured, thinned
 from bnexp.chart_parts import Grid, Quantity
+from bnexp.figure_cases import Case, cases, choices, epochs_of
 from bnexp.figure_parts import (
     EVERY_SEED,
     FEWEST_EPOCHS,
     MOST_EPOCHS,
+    MOST_ROWS,
     ROW_WIDTH,
+    SINGLE,
     Figure,
     Source,
-    at,
+    View,
     by_layer,
     make_figure,
     make_view,
     rows_of_panels,
 )
 
+PLACES = {
+    "activation": "The activation: what the activation function puts out.",
+    "norm output": "The norm's output: y where γ or β is learned, else the standardized value; for none its input.",
+    "preactivation": "The preactivation Wx + b.",
+}
+STATISTICS = {"mean": "mean", "sd": "SD", "saturated": "saturated"}
+SATURATED = "Saturated: sigmoid outside [.05, .95], |tanh| above .9, relu exactly 0."
 TAPS = ("preactivation", "activation", "standardized", "affine")  # a norm's output is the last that exists
+MOST_UNITS = 4  # tracked units among which a reader may switch
 INSIDE, UNIT, WEIGHTS = "Activations, layer by layer", "One unit while it trains", "Weights, γ and β"
 
 
 def activations(source: Source) -> Iterator[Figure]:
-    """Mean, SD and saturation, layer by layer, in the order in which numbers pass through a layer."""
-    frame = measured(source.results, "activations", source.runs)
-    if frame is None:
+    """Mean, SD and saturation, layer by layer, of what the norm is given, of what it puts out, and after that."""
+    made = cases(source, len(PLACES))
+    views = [view for case in made for place in PLACES for view in _activation_view(source, case, place, len(made))]
+    if views:
+        yield make_figure(source, "activations", INSIDE, views, choices(made, of=sorted(PLACES, key=_in_order)))
+
+
+def _activation_view(source: Source, case: Case, place: str, made: int) -> Iterator[View]:
+    frame = measured(source.results, "activations", case.runs)
+    if frame is None or (place == "norm output" and (frame["norm"] == "none").all()):
         return
-    frame = by_layer(frame[frame["layer"] <= frame["layers"]])
-    output = norm_output(frame)
-    places = {
-        "preactivation": frame[frame["tap"] == "preactivation"],
-        "activation": frame[frame["tap"] == "activation"],
-    }
-    if (frame["norm"] != "none").any():
-        places["norm output"] = output
-        if (frame["placement"] == "pre").all():
-            places["activation"] = places.pop("activation")  # to the end: the order in which numbers pass
-    rows = [
-        (Quantity((place, label), percent=column == "saturated"), found, column)
-        for place, found in places.items()
-        for column, label in (("mean", "mean"), ("sd", "SD"), ("saturated", "saturated"))
-        if column != "saturated" or place == "activation"
-    ]
-    drawn = rows_of_panels(rows)
+    frame = frame[frame["layer"] <= frame["layers"]]
+    frame = by_layer(norm_output(frame) if place == "norm output" else frame[frame["tap"] == place])
+    rows = [(Quantity((label,), percent=label == "saturated"), frame, column) for column, label in STATISTICS.items()]
+    most = epochs_of(made * len(PLACES), len(rows) * len(frame[["panel", "norm"]].drop_duplicates()))
+    drawn = rows_of_panels(rows if place == "activation" else rows[:2], most=most)
     if drawn is None:
         return
     caption = (
-        f"{at(source)}{EVERY_SEED}; {drawn.n}. Statistics of the probe rows per unit, averaged over the units of a "
-        "layer. The preactivation is Wx + b, the norm output is y (for norm none, its input); standardized values "
-        "have mean 0 and SD 1 by construction. Saturated: sigmoid outside [.05, .95], |tanh| above .9, relu exactly 0.",
+        f"{case.lead}{PLACES[place]} Statistics of the probe rows per unit, averaged over the units of a layer.",
+        SATURATED if "saturated" in set(drawn.data["quantity"]) else "",
+        f"{EVERY_SEED}; {drawn.n}.",
+        drawn.gaps,
+        case.missing,
     )
     alt = f"Small line charts of activation statistics per layer over epochs. {caption[0]}"
-    yield make_figure(source, "activations", INSIDE, [make_view(caption, alt, drawn.chart, drawn.data)])
+    yield make_view(caption, alt, drawn.chart, drawn.data, (case.block, case.rate, place))
+
+
+def _in_order(place: str) -> int:
+    return ("preactivation", "norm output", "activation").index(place)
 
 
 def norm_output(frame: DataFrame) -> DataFrame:
@@ -69,45 +81,72 @@ def norm_output(frame: DataFrame) -> DataFrame:
 
 
 def one_unit(source: Source) -> Iterator[Figure]:
-    """The paper's Fig. 1 for one unit and one seed."""
-    frame = measured(source.results, "units", source.runs)
+    """The paper's Fig. 1 for one unit at a time and one seed."""
+    made = cases(source, MOST_UNITS)
+    views = [view for case in made for view in _unit_views(source, case, len(made))]
+    if views:
+        units = sorted({view.picked[2] for view in views}, key=int)
+        yield make_figure(source, "unit", UNIT, views, choices(made, unit=units))
+
+
+def _unit_views(source: Source, case: Case, made: int) -> Iterator[View]:
+    frame = measured(source.results, "units", case.runs)
     if frame is None:
         return
     frame = frame[(frame["seed"] == frame["seed"].min()) & (frame["layer"] == frame["layers"])]
     given = frame[~((frame["placement"] == "post") & (frame["tap"] != "preactivation"))]
-    lines = norm_output(given[given["unit"] == given["unit"].min()])
-    lines = lines[["norm", "epoch", "layer", "unit", "seed", "p15", "p50", "p85"]].assign(panel=lines["norm"])
-    if lines["epoch"].nunique() < FEWEST_EPOCHS:
-        return
-    shown = sorted(set(lines["norm"]), key=LEGEND.index)
-    lines = thinned(lines.sort_values("norm", key=lambda s: s.map(shown.index), kind="stable"), MOST_EPOCHS)
+    for unit in sorted(set(given["unit"]))[:MOST_UNITS]:
+        lines = norm_output(given[given["unit"] == unit])
+        lines = lines[["norm", "epoch", "layer", "unit", "seed", "p15", "p50", "p85"]].assign(panel=lines["norm"])
+        shown = sorted(set(lines["norm"]), key=LEGEND.index)
+        lines = thinned(
+            lines.sort_values("norm", key=lambda s: s.map(shown.index), kind="stable"),
+            max(FEWEST_EPOCHS, min(MOST_EPOCHS, MOST_ROWS // (made * MOST_UNITS * len(shown)))),
+        )
+        if lines["epoch"].nunique() >= FEWEST_EPOCHS:
+            yield _unit_view(case, lines, shown)
+
+
+def _unit_view(case: Case, lines: DataFrame, shown: list[str]) -> View:
     layer, unit, seed = (int(lines[name].iloc[0]) for name in ("layer", "unit", "seed"))
-    grid = Grid(min(3, len(shown)), 560 if len(shown) == 1 else ROW_WIDTH // min(3, len(shown)) - 30, 190)
+    grid = Grid(min(3, len(shown)), SINGLE.width if len(shown) == 1 else ROW_WIDTH // min(3, len(shown)) - 30, 190)
     caption = (
-        f"{at(source)}One run per norm, seed {seed}: no averages, no intervals. The 15th, 50th and 85th percentile "
+        f"{case.lead}One run per norm, seed {seed}: no averages, no intervals. The 15th, 50th and 85th percentile "
         f"over the probe rows of what unit {unit} of layer {layer}, the last hidden one, gives to its activation "
         "function: y where γ or β is learned, else the standardized value, else the preactivation Wx + b. Compare "
         "Fig. 1 of Ioffe & Szegedy 2015; it counts steps, this figure epochs.",
+        case.missing,
     )
     alt = f"Percentile lines of one unit over epochs, one panel per norm: {', '.join(shown)}. {caption[0]}"
-    chart = charts.percentiles(
-        lines.drop(columns=["layer", "unit", "seed"]), Quantity(("input of the activation",)), grid
-    )
-    yield make_figure(source, "unit", UNIT, [make_view(caption, alt, chart, lines.drop(columns="panel"))])
+    drawn = lines.drop(columns=["layer", "unit", "seed"])
+    chart = charts.percentiles(drawn, Quantity(("input of the activation",)), grid)
+    return make_view(caption, alt, chart, lines.drop(columns="panel"), (case.block, case.rate, str(unit)))
 
 
 def parameters(source: Source) -> Iterator[Figure]:
     """Norms of the weights, of γ and of β."""
-    frame = measured(source.results, "parameters", source.runs)
+    made = cases(source)
+    views = [view for case in made for view in _parameter_view(source, case, len(made))]
+    if views:
+        yield make_figure(source, "parameters", WEIGHTS, views, choices(made))
+
+
+def _parameter_view(source: Source, case: Case, made: int) -> Iterator[View]:
+    frame = measured(source.results, "parameters", case.runs)
     if frame is None:
         return
-    named = (("‖W‖", "weight_norm"), ("‖γ‖", "gamma_norm"), ("‖β‖", "beta_norm"))
-    drawn = rows_of_panels([(Quantity((symbol,)), by_layer(frame), column) for symbol, column in named])
+    frame = by_layer(frame)
+    named = {"weight_norm": "‖W‖", "gamma_norm": "‖γ‖", "beta_norm": "‖β‖"}
+    most = epochs_of(made, len(named) * len(frame[["panel", "norm"]].drop_duplicates()))
+    drawn = rows_of_panels([(Quantity((symbol,)), frame, column) for column, symbol in named.items()], most=most)
     if drawn is None:
         return
     caption = (
-        f"{at(source)}{EVERY_SEED}; {drawn.n}. Euclidean norms of the weight matrices and, where they are learned, of "
-        "γ and β. The last layer is the output, which has no norm.",
+        f"{case.lead}Euclidean norms of the weight matrices and, where they are learned, of γ and β. The last layer is "
+        "the output, which has no norm.",
+        f"{EVERY_SEED}; {drawn.n}.",
+        drawn.gaps,
+        case.missing,
     )
     alt = f"Small line charts of parameter norms per layer over epochs. {caption[0]}"
-    yield make_figure(source, "parameters", WEIGHTS, [make_view(caption, alt, drawn.chart, drawn.data)])
+    yield make_view(caption, alt, drawn.chart, drawn.data, (case.block, case.rate))

@@ -6,18 +6,16 @@ other figures of the networks' inside show.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import pandas as pd
 from pandas import DataFrame
 
-from bnexp.aggregates import measured, telling_rate
+from bnexp.aggregates import measured
 from bnexp.chart_parts import Quantity
+from bnexp.figure_cases import MOST_SETTINGS, Case, cases, choices, epochs_of, spread
 from bnexp.figure_parts import (
     EVERY_SEED,
-    MOST_EPOCHS_SMALL,
-    MOST_ROWS,
     Figure,
     Source,
     View,
@@ -34,51 +32,10 @@ SHIFT, ICS, LANDSCAPE = (
     "Internal covariate shift",
     "The loss along the gradient",
 )
-MOST_SETTINGS, MOST_RATES = 4, 6  # blocks and learning rates among which a reader may switch
 MOST_SIDE_BY_SIDE = 4  # learning rates in one row
 # Squared SDs: the rounding of float32 and what ε does to a standardized value lie below, a millionth of an SD² above.
 ROUNDING = 1e-9
 GEOMETRIC = EVERY_SEED.replace("means", "geometric means")
-
-
-class Case(NamedTuple):
-    """The runs of one block at one learning rate."""
-
-    block: str
-    rate: str
-    runs: DataFrame
-
-
-def cases(source: Source) -> list[Case]:
-    """Blocks and learning rates among which a reader may switch; the first is what the other figures show."""
-    found: list[Case] = []
-    for block in list(source.parts.blocks)[:MOST_SETTINGS]:
-        runs = source.parts.runs[source.parts.runs["block"] == block]
-        first = telling_rate(runs)
-        others = [rate for rate in source.parts.rates if rate != first][: MOST_RATES - 1]
-        found += [Case(block, rate, runs[runs["rate"] == rate]) for rate in (first, *others)]
-    return found
-
-
-def choices(made: Sequence[Case], **more: tuple[str, ...]) -> dict[str, Sequence[str]]:
-    """What a reader may switch: the block, the learning rate, and more."""
-    rates = sorted({case.rate for case in made}, key=lambda rate: float(rate or 0))
-    return {"setting": list(dict.fromkeys(case.block for case in made)), "lr": rates, **more}
-
-
-def _epochs(views: int, lines: int) -> int:
-    return max(3, min(MOST_EPOCHS_SMALL, MOST_ROWS // (views * max(1, lines))))
-
-
-def _lead(case: Case) -> str:
-    text = panel_text(case.block, case.rate)
-    return f"At {text}. " if text else ""
-
-
-def _ended(case: Case) -> str:
-    """How many runs are in no line, if any."""
-    gone = int((case.runs["status"] != "done").sum())
-    return f"{gone} of {len(case.runs)} runs diverged or are not finished, and are in no line." if gone else ""
 
 
 # --- shift ------------------------------------------------------------------------------------------------------------
@@ -93,7 +50,7 @@ PARTS = {
 
 def shift(source: Source) -> Iterator[Figure]:
     """The three parts of E(a′ − a)², of what the next layer receives."""
-    made = cases(source)
+    made = cases(source, len(SINCE))
     views = [view for case in made for since in SINCE for view in _shift_view(source, case, since, len(made) * 2)]
     if views:
         yield make_figure(source, "shift", SHIFT, views, choices(made, since=tuple(SINCE.values())))
@@ -106,17 +63,17 @@ def _shift_view(source: Source, case: Case, since: str, views: int) -> Iterator[
     frame = by_layer(received(frame[frame["since"] == since]))
     above = {column: frame[~_at_rounding(frame, column)] for column in PARTS}
     rows = [(Quantity(title, log=True), above[column], column) for column, (title, _) in PARTS.items()]
-    drawn = rows_of_panels(rows, most=_epochs(views, 3 * len(frame[["panel", "norm"]].drop_duplicates())))
+    drawn = rows_of_panels(rows, most=epochs_of(views, 3 * len(frame[["panel", "norm"]].drop_duplicates())))
     if drawn is None:
         return
     caption = (
-        f"{_lead(case)}What the next layer receives, each unit in SDs of its own at {SINCE[since]}, means over units; "
+        f"{case.lead}What the next layer receives, each unit in SDs of its own at {SINCE[since]}, means over units; "
         "the mean squared move of a probe row is the sum of three: Δmean², the change of the unit's mean; Δscale², "
         "that of its SD; and reshuffling, rows changing places, which grows with the SD.",
         f"{GEOMETRIC}; {drawn.n}.",
         _zeros(frame),
         drawn.gaps,
-        _ended(case),
+        case.missing,
     )
     alt = f"Line charts of three parts of the shift of activations over epochs, per layer. {caption[0]}"
     yield make_view(caption, alt, drawn.chart, drawn.data, (case.block, case.rate, SINCE[since]))
@@ -159,16 +116,16 @@ def _ics_view(source: Source, case: Case, views: int) -> Iterator[View]:
         (Quantity(("relative", "(log scale)"), log=True), frame, "relative"),
         (Quantity(("absolute", "(loss/weight, log scale)"), log=True), frame, "difference"),
     ]
-    drawn = rows_of_panels(rows, 150, _epochs(views, 2 * len(frame[["panel", "norm"]].drop_duplicates())))
+    drawn = rows_of_panels(rows, 150, epochs_of(views, 2 * len(frame[["panel", "norm"]].drop_duplicates())))
     if drawn is None:
         return
     caption = (
-        f"{_lead(case)}How much the gradient G of a layer's weights changes when the layers below take the optimizer's "
+        f"{case.lead}How much the gradient G of a layer's weights changes when the layers below take the optimizer's "
         "next step: ‖G − G′‖/‖G‖ above, ‖G − G′‖ below (Santurkar et al. 2018, Def. 2.1), on the minibatch of the "
         "epoch's first step. Layer 1 has nothing below it; the last layer is the output.",
         f"{GEOMETRIC}; {drawn.n}.",
         drawn.gaps,
-        _ended(case),
+        case.missing,
     )
     alt = f"Line charts of internal covariate shift over epochs, per layer. {caption[0]}"
     yield make_view(caption, alt, drawn.chart, drawn.data, (case.block, case.rate))
@@ -195,7 +152,9 @@ def landscape(source: Source) -> Iterator[Figure]:
 
 def _landscape_view(source: Source, block: str, rule: str, blocks: int) -> Iterator[View]:
     runs = source.parts.runs[source.parts.runs["block"] == block]
-    frame = measured(source.results, "landscape", runs[runs["rate"].isin(_some(source.parts.rates))])
+    frame = measured(
+        source.results, "landscape", runs[runs["rate"].isin(spread(source.parts.rates or ("",), MOST_SIDE_BY_SIDE))]
+    )
     if frame is None or not (frame["step_rule"] == rule).any():
         return
     frame = frame[frame["step_rule"] == rule].sort_values("rate", key=_as_numbers, kind="stable")
@@ -204,7 +163,7 @@ def _landscape_view(source: Source, block: str, rule: str, blocks: int) -> Itera
     )
     rows = [(Quantity(title, log=True), frame, column) for column, title in ALONG.items()]
     lines = len(frame[["panel", "norm"]].drop_duplicates())
-    drawn = rows_of_panels(rows, 120, _epochs(2 * blocks, 3 * lines))
+    drawn = rows_of_panels(rows, 120, epochs_of(2 * blocks, 3 * lines))
     if drawn is None:
         return
     caption = (
@@ -214,7 +173,7 @@ def _landscape_view(source: Source, block: str, rule: str, blocks: int) -> Itera
         "effective β-smoothness. Log scales.",
         f"{GEOMETRIC}; {drawn.n}.",
         drawn.gaps,
-        _ended(Case(block, "", runs)),
+        Case(block, "", runs).missing,
     )
     alt = f"Line charts of loss and gradient along the gradient over epochs. {caption[0]}"
     yield make_view(caption, alt, drawn.chart, drawn.data, (block, RULES[rule]))
@@ -222,12 +181,6 @@ def _landscape_view(source: Source, block: str, rule: str, blocks: int) -> Itera
 
 def _unit_step(rule: str) -> str:
     return "the learning rate" if rule == "lr" else "one fixed share of the weights' norm"
-
-
-def _some(rates: Sequence[str]) -> list[str]:
-    """At most so many as stand side by side, evenly spaced, first and last included; no rate varies: the empty one."""
-    last, most = len(rates) - 1, MOST_SIDE_BY_SIDE - 1
-    return [rates[i] for i in sorted({round(k * last / most) for k in range(most + 1)})] if rates else [""]
 
 
 def _as_numbers(column: pd.Series[str]) -> pd.Series[float]:

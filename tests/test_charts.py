@@ -155,7 +155,7 @@ def test_the_figures_of_a_study(tmp_path):
         json.dumps(figure.first.spec, allow_nan=False)
     said = {figure.name: figure.first.caption for figure in figures}
     assert "one panel per learning rate" in said["loss"]
-    assert said["activations"].startswith("At lr 0.3.")
+    assert said["activations"].startswith("At lr 0.3. The activation")
     assert "seed 0" in said["unit"]
     assert "unit 0 of layer 2" in said["unit"]
 
@@ -201,7 +201,7 @@ def test_many_blocks_are_limited_and_said(tmp_path):
     figures, left_out = figures_of(results, first(results))
     assert len({row["panel"] for row in rows_of(figures[0].first.spec)}) == 8
     assert any("2 of 10 combinations are not drawn" in text for text in left_out)
-    assert any("drawn for hidden 8, placement pre only" in text for text in left_out)
+    assert any("drawn for the first 4 of 10 combinations" in text for text in left_out)
 
 
 def test_the_rate_picture_has_the_comparisons_numbers(tmp_path):
