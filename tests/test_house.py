@@ -30,23 +30,15 @@ TORCH_WING = {
     "experiment",
     "measures",
 }
-PANDAS_ROOMS = {
-    "results",
-    "comparison",
-    "aggregates",
-    "charts",
-    "chart_parts",
-    "figure_parts",
-    "figures",
-    "figures_inside",
-}
+PANDAS_ROOMS = {"results", "comparison", "aggregates", "charts", "chart_parts"}
+PANDAS_ROOMS |= {"figures", "figures_inside", "figures_training", "figures_rates", "figures_fits"}
 PANDAS_ROOMS |= {
-    "figure_panels",
-    "figures_training",
-    "figures_rates",
-    "figures_fits",
     "figures_measures",
     "figures_identity",
+    "figure_parts",
+    "figure_panels",
+    "figure_cases",
+    "figure_files",
 }
 ROOMS = {
     "yaml": {"source"},
