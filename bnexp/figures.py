@@ -9,7 +9,7 @@ from bnexp.figure_parts import FEWEST_EPOCHS, MOST_BLOCKS, Figure, Source
 from bnexp.figures_fits import fits
 from bnexp.figures_identity import IDENTITY, drift, identity
 from bnexp.figures_inside import INSIDE, UNIT, WEIGHTS, activations, one_unit, parameters
-from bnexp.figures_measures import ICS, LANDSCAPE, SHIFT, ics, landscape, shift
+from bnexp.figures_measures import LANDSCAPE, LAYERED, SHIFT, landscape, layered, shift
 from bnexp.figures_rates import rate_picture
 from bnexp.figures_training import TITLES, learning_curves
 from bnexp.results import Results
@@ -23,7 +23,7 @@ def figures_of(results: Results, comparison: Comparison) -> tuple[list[Figure], 
     source = Source(results, comparison, parts, telling_rate(inside))
     makers = (
         *(fits, learning_curves, rate_picture, activations, one_unit),
-        *(shift, ics, landscape, identity, drift, parameters),
+        *(shift, layered, landscape, identity, drift, parameters),
     )
     figures = [figure for maker in makers for figure in maker(source)]
     return figures, _left_out(source, {figure.title for figure in figures})
@@ -32,7 +32,8 @@ def figures_of(results: Results, comparison: Comparison) -> tuple[list[Figure], 
 def _left_out(source: Source, drawn: set[str]) -> list[str]:
     others, notes = len(source.parts.blocks) - 1, []
     tables = {"curves": set(TITLES.values()), "activations": {INSIDE}, "units": {UNIT}, "parameters": {WEIGHTS}}
-    tables |= {"shift": {SHIFT}, "ics": {ICS}, "landscape": {LANDSCAPE}, "identity": {IDENTITY}}
+    tables |= {"shift": {SHIFT}, "landscape": {LANDSCAPE}, "identity": {IDENTITY}}
+    tables |= {table: {one.title} for table, one in LAYERED.items()}
     few = [name for name, titles in tables.items() if not titles & drawn and source.results.table(name) is not None]
     status = source.parts.runs["status"]
     if few and not (status == "done").any() and (status == "diverged").any():
@@ -42,7 +43,8 @@ def _left_out(source: Source, drawn: set[str]) -> list[str]:
         notes.append(f"No figure of {listed}: recorded at fewer than {FEWEST_EPOCHS} epochs, or not for these runs.")
     if others >= MOST_BLOCKS:
         notes.append(f"Curves of {others + 1 - MOST_BLOCKS} of {others + 1} combinations are not drawn.")
-    if others >= MOST_SETTINGS and drawn & {INSIDE, UNIT, WEIGHTS, SHIFT, ICS, LANDSCAPE}:
+    switched = {title for titles in tables.values() for title in titles} - {IDENTITY, *TITLES.values()}
+    if others >= MOST_SETTINGS and drawn & switched:
         notes.append(
             f"What happens inside the networks is drawn for the first {MOST_SETTINGS} of {others + 1} combinations; "
             "the CSVs hold the others."

@@ -117,7 +117,7 @@ def _view(
     lines = pd.concat(parts) if parts else DataFrame({"epoch": []})
     if lines["epoch"].nunique() < FEWEST_EPOCHS:
         return
-    panels = list(dict.fromkeys(frame["panel"]))
+    panels = [panel for panel in dict.fromkeys(frame["panel"]) if panel in set(lines["panel"])]
     lines = lines.sort_values("panel", key=lambda column: column.map(panels.index), kind="stable")
     mean = "geometric means" if shown.log else "means"
     caption = (f"Layer {layer}. {text}", f"Lines: {mean} over seeds with 95 % Student-t bands; {n_text(lines)}.")

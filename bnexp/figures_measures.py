@@ -6,7 +6,8 @@ other figures of the networks' inside show.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 from pandas import DataFrame
@@ -27,11 +28,8 @@ from bnexp.figure_parts import (
 )
 from bnexp.figures_inside import norm_output
 
-SHIFT, ICS, LANDSCAPE = (
-    "How far activations have moved",
-    "Internal covariate shift",
-    "The loss along the gradient",
-)
+SHIFT, LANDSCAPE = "How far activations have moved", "The loss along the gradient"
+ICS, RANK, GRADIENTS = "Internal covariate shift", "How many directions activations use", "Gradients, layer by layer"
 MOST_SIDE_BY_SIDE = 4  # learning rates in one row
 # Squared SDs: the rounding of float32 and what ε does to a standardized value lie below, a millionth of an SD² above.
 ROUNDING = 1e-9
@@ -96,38 +94,68 @@ def _zeros(frame: DataFrame) -> str:
     return f"Zero but for rounding, and not drawn: {'; '.join(said)}." if said else ""
 
 
-# --- internal covariate shift -----------------------------------------------------------------------------------------
+# --- one row per layer and epoch --------------------------------------------------------------------------------------
 
 
-def ics(source: Source) -> Iterator[Figure]:
-    """The change of a layer's gradient that the step of the layers below makes."""
+class Layered(NamedTuple):
+    """A figure of a table that has layers: title, rows (axis title, log scale, column), definition, first layer."""
+
+    title: str
+    rows: Sequence[tuple[tuple[str, ...], bool, str]]
+    definition: str
+    first_layer: int = 1
+
+
+LAYERED = {
+    "ics": Layered(
+        ICS,
+        (
+            (("relative", "(log scale)"), True, "relative"),
+            (("absolute", "(loss/weight, log scale)"), True, "difference"),
+        ),
+        "How much the gradient G of a layer's weights changes when the layers below take the optimizer's next step: "
+        "‖G − G′‖/‖G‖ above, ‖G − G′‖ below (Santurkar et al. 2018, Def. 2.1), on the minibatch of the epoch's first "
+        "step. Layer 1 has nothing below it; the last layer is the output.",
+        first_layer=2,
+    ),
+    "rank": Layered(
+        RANK,
+        ((("effective rank",), False, "effective_rank"), (("centred",), False, "effective_rank_centered")),
+        "How many directions the values that the next layer receives use on the probe rows: (Σλ)²/Σλ² of the "
+        "eigenvalues λ of HHᵀ (after Daneshmand et al. 2020); above as they are, below less each unit's mean.",
+    ),
+    "gradients": Layered(
+        GRADIENTS,
+        ((("∑(∂L/∂a)²", "(log scale)"), True, "gradient_square"),),
+        "The gradient that arrives at a layer's preactivations a: the sum over probe rows of (∂ mean loss/∂a)², mean "
+        "over units (after Yang et al. 2019). The last layer is the output.",
+    ),
+}
+
+
+def layered(source: Source) -> Iterator[Figure]:
+    """What the layers below do to a gradient, the rank of activations, and the gradients themselves."""
     made = cases(source)
-    views = [view for case in made for view in _ics_view(source, case, len(made))]
-    if views:
-        yield make_figure(source, "ics", ICS, views, choices(made))
+    for table in LAYERED:
+        views = [view for case in made for view in _layered_view(source, case, table, len(made))]
+        if views:
+            yield make_figure(source, table, LAYERED[table].title, views, choices(made))
 
 
-def _ics_view(source: Source, case: Case, views: int) -> Iterator[View]:
-    frame = measured(source.results, "ics", case.runs)
+def _layered_view(source: Source, case: Case, table: str, views: int) -> Iterator[View]:
+    what, frame = LAYERED[table], measured(source.results, table, case.runs)
     if frame is None:
         return
-    frame = by_layer(frame[frame["layer"] > 1])
-    rows = [
-        (Quantity(("relative", "(log scale)"), log=True), frame, "relative"),
-        (Quantity(("absolute", "(loss/weight, log scale)"), log=True), frame, "difference"),
-    ]
-    drawn = rows_of_panels(rows, 150, epochs_of(views, 2 * len(frame[["panel", "norm"]].drop_duplicates())))
+    frame = received(frame) if "tap" in frame.columns else frame
+    frame = by_layer(frame[frame["layer"] >= what.first_layer])
+    rows = [(Quantity(title, log), frame, column) for title, log, column in what.rows]
+    most = epochs_of(views, len(rows) * len(frame[["panel", "norm"]].drop_duplicates()))
+    drawn = rows_of_panels(rows, 150, most)
     if drawn is None:
         return
-    caption = (
-        f"{case.lead}How much the gradient G of a layer's weights changes when the layers below take the optimizer's "
-        "next step: ‖G − G′‖/‖G‖ above, ‖G − G′‖ below (Santurkar et al. 2018, Def. 2.1), on the minibatch of the "
-        "epoch's first step. Layer 1 has nothing below it; the last layer is the output.",
-        f"{GEOMETRIC}; {drawn.n}.",
-        drawn.gaps,
-        case.missing,
-    )
-    alt = f"Line charts of internal covariate shift over epochs, per layer. {caption[0]}"
+    means = GEOMETRIC if what.rows[0][1] else EVERY_SEED
+    caption = (f"{case.lead}{what.definition}", f"{means}; {drawn.n}.", drawn.gaps, case.missing)
+    alt = f"Line charts over epochs, per layer. {caption[0]}"
     yield make_view(caption, alt, drawn.chart, drawn.data, (case.block, case.rate))
 
 
