@@ -142,13 +142,13 @@ def _t_over_root(n: int) -> float:
     return t_quantile(n - 1) / float(np.sqrt(n)) if n > 1 else float("nan")
 
 
-def thinned(frame: DataFrame, most: int) -> DataFrame:
-    """At most this many epochs, evenly spaced among those recorded, first and last included."""
-    epochs = np.unique(frame["epoch"])
-    if len(epochs) <= most:
+def thinned(frame: DataFrame, most: int, time: str = "epoch") -> DataFrame:
+    """At most this many epochs (or steps), evenly spaced among those recorded, first and last included."""
+    known = np.unique(frame[time])
+    if len(known) <= most:
         return frame
-    keep = epochs[np.unique(np.linspace(0, len(epochs) - 1, most).round().astype(int))]
-    return frame[frame["epoch"].isin(keep)]
+    keep = known[np.unique(np.linspace(0, len(known) - 1, most).round().astype(int))]
+    return frame[frame[time].isin(keep)]
 
 
 # --- which learning rate ----------------------------------------------------------------------------------------------

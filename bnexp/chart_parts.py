@@ -83,13 +83,19 @@ class Grid(NamedTuple):
 # --- axes -------------------------------------------------------------------------------------------------------------
 
 
+def time_of(frame: DataFrame) -> str:
+    """The column of the horizontal axis: optimizer steps, where the frame has them, else epochs."""
+    return "step" if "step" in frame.columns else "epoch"
+
+
 def epochs(frame: DataFrame, labelled: bool = True) -> alt.X:
-    """Epochs from the first to the last that is drawn; ``labelled``: whether numbers stand at the axis."""
+    """Epochs (or steps) from the first to the last drawn; ``labelled``: whether numbers stand at the axis."""
     quiet: dict[str, Any] = {} if labelled else {"labels": False, "ticks": False}
-    ends = [int(frame["epoch"].min()), int(frame["epoch"].max())]
+    time = time_of(frame)
+    ends = [int(frame[time].min()), int(frame[time].max())]
     axis = alt.Axis(format="d", tickCount=max(1, min(6, ends[1] - ends[0])), **quiet)
     domain = alt.Scale(nice=False, domain=ends) if ends[0] < ends[1] else alt.Scale(nice=False)
-    return alt.X("epoch:Q", title="epoch" if labelled else None, axis=axis, scale=domain)
+    return alt.X(f"{time}:Q", title=time if labelled else None, axis=axis, scale=domain)
 
 
 def rates(frame: DataFrame) -> alt.X:

@@ -34,6 +34,7 @@ from bnexp.chart_parts import (
     picked,
     rates,
     shape,
+    time_of,
     tooltip_of,
     vertical,
 )
@@ -117,7 +118,7 @@ def _rate_layers(
 
 
 def percentiles(frame: DataFrame, quantity: Quantity, grid: Grid) -> Drawing:
-    """The 15th, 50th and 85th percentile of one unit over epochs: panel, norm, epoch, p15, p50, p85."""
+    """The 15th, 50th and 85th percentile of one unit: panel, norm, epoch or step, p15, p50, p85."""
     base = alt.Chart().encode(x=epochs(frame), color=color(lines_of(frame), None))
     names = ("p15", "p50", "p85")
     bounds = padded(float(frame["p15"].min()), float(frame["p85"].max()))
@@ -126,7 +127,8 @@ def percentiles(frame: DataFrame, quantity: Quantity, grid: Grid) -> Drawing:
         base.mark_line(strokeWidth=2.5 if name == "p50" else 1.2).encode(y=vertical(name, quantity, bounds))
         for name in names
     ]
-    said = [alt.Tooltip("norm:N"), alt.Tooltip("epoch:Q"), *(alt.Tooltip(f"{name}:Q", format=".3~g") for name in names)]
+    numbers = [alt.Tooltip(f"{name}:Q", format=".3~g") for name in names]
+    said = [alt.Tooltip("norm:N"), alt.Tooltip(f"{time_of(frame)}:Q"), *numbers]
     dots = base.mark_point(size=90, opacity=0).encode(y=vertical("p50", quantity, bounds), tooltip=said)
     return Drawing(_wrapped([band, *lines, dots.properties(name=VIEW)], frame, grid), [frame])
 

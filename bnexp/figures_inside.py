@@ -90,34 +90,34 @@ def one_unit(source: Source) -> Iterator[Figure]:
 
 
 def _unit_views(source: Source, case: Case, made: int) -> Iterator[View]:
-    frame = measured(source.results, "units", case.runs)
+    traced = measured(source.results, "shift_steps", case.runs)
+    frame, time = (measured(source.results, "units", case.runs), "epoch") if traced is None else (traced, "step")
     if frame is None:
         return
     frame = frame[(frame["seed"] == frame["seed"].min()) & (frame["layer"] == frame["layers"])]
     given = frame[~((frame["placement"] == "post") & (frame["tap"] != "preactivation"))]
     for unit in sorted(set(given["unit"]))[:MOST_UNITS]:
         lines = norm_output(given[given["unit"] == unit])
-        lines = lines[["norm", "epoch", "layer", "unit", "seed", "p15", "p50", "p85"]].assign(panel=lines["norm"])
         shown = sorted(set(lines["norm"]), key=LEGEND.index)
-        lines = thinned(
-            lines.sort_values("norm", key=lambda s: s.map(shown.index), kind="stable"),
-            max(FEWEST_EPOCHS, min(MOST_EPOCHS, MOST_ROWS // (made * MOST_UNITS * len(shown)))),
-        )
-        if lines["epoch"].nunique() >= FEWEST_EPOCHS:
-            yield _unit_view(case, lines, shown)
+        lines = lines.sort_values(["norm", time], key=lambda s: s.map(shown.index) if s.name == "norm" else s)
+        most = MOST_ROWS // (made * MOST_UNITS * len(shown))
+        lines = thinned(lines, max(FEWEST_EPOCHS, min(MOST_EPOCHS, most)), time)
+        lines = lines[["norm", time, "layer", "unit", "seed", "p15", "p50", "p85"]].assign(panel=lines["norm"])
+        if lines[time].nunique() >= FEWEST_EPOCHS:
+            yield _unit_view(case, lines, shown, time)
 
 
-def _unit_view(case: Case, lines: DataFrame, shown: list[str]) -> View:
+def _unit_view(case: Case, lines: DataFrame, shown: list[str], time: str) -> View:
     layer, unit, seed = (int(lines[name].iloc[0]) for name in ("layer", "unit", "seed"))
     grid = Grid(min(3, len(shown)), SINGLE.width if len(shown) == 1 else ROW_WIDTH // min(3, len(shown)) - 30, 190)
     caption = (
         f"{case.lead}One run per norm, seed {seed}: no averages, no intervals. The 15th, 50th and 85th percentile "
         f"over the probe rows of what unit {unit} of layer {layer}, the last hidden one, gives to its activation "
         "function: y where γ or β is learned, else the standardized value, else the preactivation Wx + b. Compare "
-        "Fig. 1 of Ioffe & Szegedy 2015; it counts steps, this figure epochs.",
+        f"Fig. 1 of Ioffe & Szegedy 2015{'' if time == 'step' else '; it counts steps, this figure epochs'}.",
         case.missing,
     )
-    alt = f"Percentile lines of one unit over epochs, one panel per norm: {', '.join(shown)}. {caption[0]}"
+    alt = f"Percentile lines of one unit over {time}s, one panel per norm: {', '.join(shown)}. {caption[0]}"
     drawn = lines.drop(columns=["layer", "unit", "seed"])
     chart = charts.percentiles(drawn, Quantity(("input of the activation",)), grid)
     return make_view(caption, alt, chart, lines.drop(columns="panel"), (case.block, case.rate, str(unit)))

@@ -27,7 +27,15 @@ variants:
   - model: {norm: [none, full]}
   - model: {norm: [standardize, full], placement: post}
 seeds: 3
-measure: {shift: {}, ics: {}, landscape: {relative: 0.1}, identity: {every: 1}, activations: {}, parameters: {}}
+measure:
+  shift: {steps: 1}
+  ics: {}
+  landscape: {relative: 0.1}
+  identity: {every: 1}
+  rank: {}
+  gradients: {}
+  activations: {}
+  parameters: {}
 """
 
 
@@ -99,12 +107,37 @@ def test_what_is_nothing_but_rounding_is_not_drawn_but_named(results, figures):
     }
 
 
+def test_one_unit_is_drawn_by_steps_where_these_were_recorded(results, figures):
+    view = next(view for view in figures["unit"].views if view.picked[:2] == ("placement post", "1"))
+    unit = int(view.picked[2])
+    rows = table(results, "shift_steps", norm="full", placement="post", tap="preactivation", layer=2, unit=unit, lr=1)
+    rows = rows[rows["run"] == rows["run"].iloc[0]]
+    drawn = view.data[view.data["norm"] == "full"]
+    assert drawn["step"].tolist() == rows["step"].tolist()
+    assert drawn["p85"].tolist() == rows["p85"].tolist()
+    assert "this figure epochs" not in view.caption
+    assert figures["unit"].choices["unit"] == ("0", "2", "5", "7")
+
+
 def test_ics_is_relative_and_absolute_from_the_second_layer_on(results, figures):
     rows = table(results, "ics", norm="none", layer=3, epoch=2, lr=0.1)
     view = view_of(figures["ics"], "placement pre", "0.1")
     assert set(view.data["panel"]) == {"layer 2", "layer 3"}
     assert drawn(view, "relative", "layer 3", 2, norm="none") == pytest.approx(list(expected(rows["relative"])))
     assert drawn(view, "absolute", "layer 3", 2, norm="none") == pytest.approx(list(expected(rows["difference"])))
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "quantity", "tap"),
+    [("rank", "effective_rank_centered", "centred", "activation"), ("gradients", "gradient_square", "∑", None)],
+)
+def test_rank_and_gradients_by_layer(results, figures, name, column, quantity, tap):
+    where = {"tap": tap} if tap else {}
+    rows = table(results, name, norm="none", layer=2, epoch=4, lr=1, **where)[column]
+    view = view_of(figures[name], "placement pre", "1")
+    mean = drawn(view, quantity, "layer 2", 4, norm="none")[0]
+    assert mean == pytest.approx(rows.mean() if name == "rank" else expected(rows)[0])
+    assert ("geometric" in view.caption) == (name == "gradients")
 
 
 def test_landscape_has_both_steps_and_the_range_of_the_loss_per_run(results, figures):

@@ -241,6 +241,38 @@ def test_packed_data_is_the_charts_data(text, results):
             assert rows == spec["datasets"][name]
 
 
+def test_figures_made_of_anything_are_escaped(results, monkeypatch):
+    made, left_out = figures_of(results, compare_runs(results)[0])
+    loss = next(figure for figure in made if figure.name == "loss")
+    view = dataclasses.replace(loss.first, picked=(EVIL, '" onclick="x'), caption=EVIL, alt=f'"{EVIL}')
+    figure = dataclasses.replace(
+        loss,
+        title=EVIL,
+        views=(view, *loss.views[1:]),
+        choices={EVIL: (EVIL, "training"), "b": ('" onclick="x', "log")},
+    )
+    monkeypatch.setattr("bnexp.page.figures_of", lambda *_: ([figure], [*left_out, EVIL]))
+    page = Page(render_page([results], [compare_runs(results)]))
+    assert page.open == []
+    assert page.count("img") == 0
+    assert not any("onclick" in attributes for _, attributes in page.tags)
+    assert page.count("input") == 4
+    assert [attributes["value"] for _, attributes in page.tags if "checked" in attributes] == list(view.picked)
+    assert all(EVIL in page.text(tag) for tag in ("h4", "legend", "label", "p"))
+
+
+def test_one_view_is_shown_and_the_others_wait(text):
+    page = Page(text)
+    views = [attributes for _, attributes in page.tags if attributes.get("class") == "view"]
+    assert len(views) == VIEWS
+    assert sum("hidden" not in attributes for attributes in views) == 6
+    assert all("hidden" in attributes for _, attributes in page.tags if attributes.get("class") == "choices")
+    checked = [attributes["name"] for _, attributes in page.tags if "checked" in attributes]
+    groups = {attributes["name"] for tag, attributes in page.tags if tag == "input"}
+    assert sorted(checked) == sorted(groups)
+    assert page.count("fieldset") == page.count("legend") == len(groups)
+
+
 def test_json_blocks_keep_their_values():
     value = {"a": EVIL + "&\u2028", "b": [1, None]}
     block = json_block(value)
