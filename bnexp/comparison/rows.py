@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from bnexp.comparison import intervals
 from bnexp.comparison.intervals import Estimate
@@ -22,7 +22,8 @@ class Row:
     ``n_baseline_failed`` those of either side that failed, ``failed`` says how. ``estimate`` is of
     the metric itself: a mean, or the median with failed runs at the worst rank; then ``of_learned`` is the mean of the
     others, without an interval. ``values`` are the metric's, by seed. ``difference`` is to the baseline, a ratio on the
-    log scale; ``paired`` says how. Of the p-values, ``p_sign_flip`` goes with a mean, ``p_sign`` with a median,
+    log scale; ``paired`` says how, and ``differences`` are those of the pairs, by seed, on the scale, each good to
+    ``rounding``. ``effect`` is d_z. Of the p-values, ``p_sign_flip`` goes with a mean, ``p_sign`` with a median,
     ``p_mcnemar`` with the shares that learned. ``chosen``, ``within_one_se`` and ``edges`` belong to a tuned knob: how
     often each value was chosen, the best value on all seeds and those within one SE of it, and the chosen values at the
     grid's edge.
@@ -51,19 +52,28 @@ class Row:
     n_failed: int = 0
     n_baseline_failed: int = 0
     failed: str = LEARNING.failed
+    effect: Estimate | None = None
+    differences: Mapping[int, float] = field(default_factory=dict)
+    rounding: float = 0.0
 
 
 @dataclass(frozen=True)
 class Contrast:
     """A difference with all that goes with it."""
 
-    difference: Estimate
+    difference: Estimate | None
     paired: bool
     note: str
     correlation: float | None = None
     p_sign_flip: float | None = None
     p_sign: float | None = None
     p_mcnemar: float | None = None
+    effect: Estimate | None = None
+    differences: Mapping[int, float] = field(default_factory=dict)
+    rounding: float = 0.0
+
+
+NO_CONTRAST = Contrast(None, False, "")
 
 
 @dataclass(frozen=True)
@@ -94,14 +104,14 @@ def make_row(
     passed = [run for run in outcomes if not _fails(run, metric)]
     failed = len(outcomes) - len(passed)
     n_learned = sum(run.learned for run in outcomes)
-    contrast = None
+    contrast = NO_CONTRAST
     if baseline is not None and recorded and is_recorded(baseline.values(), metric) and runs and baseline:
         contrast = contrast_of(runs, baseline, metric)
     notes = (
         _missing_note(seeds, runs),
         "" if recorded else f"no {metric.name} was recorded",
         _worst_note(outcomes, metric, failed) if recorded else "",
-        contrast.note if contrast else "",
+        contrast.note,
         extra.note,
     )
     return Row(
@@ -115,12 +125,12 @@ def make_row(
         estimate=_center(outcomes, metric) if outcomes and recorded else None,
         of_learned=_of_passed(passed, metric) if failed and recorded else None,
         values={run.seed: run.values.get(metric.name, math.nan) for run in outcomes},
-        difference=contrast.difference if contrast else None,
-        paired=contrast.paired if contrast else False,
-        correlation=contrast.correlation if contrast else None,
-        p_sign_flip=contrast.p_sign_flip if contrast else None,
-        p_sign=contrast.p_sign if contrast else None,
-        p_mcnemar=contrast.p_mcnemar if contrast else None,
+        difference=contrast.difference,
+        paired=contrast.paired,
+        correlation=contrast.correlation,
+        p_sign_flip=contrast.p_sign_flip,
+        p_sign=contrast.p_sign,
+        p_mcnemar=contrast.p_mcnemar,
         chosen=extra.chosen,
         within_one_se=extra.within_one_se,
         edges=extra.edges,
@@ -128,6 +138,9 @@ def make_row(
         n_failed=failed,
         n_baseline_failed=sum(_fails(run, metric) for run in (baseline or {}).values()),
         failed=metric.failing.failed,
+        effect=contrast.effect,
+        differences=contrast.differences,
+        rounding=contrast.rounding,
     )
 
 
@@ -163,25 +176,28 @@ def contrast_of(runs: Runs, baseline: Runs, metric: Metric) -> Contrast:
         return Contrast(intervals.welch_difference(a, b, metric.scale), False, why_not)
     ours, theirs = [runs[seed] for seed in common], [baseline[seed] for seed in common]
     a, b = _scaled(ours, metric), _scaled(theirs, metric)
-    differences = [intervals.difference(x, y) for x, y in zip(a, b, strict=True)]
+    differences = {seed: intervals.difference(x, y) for seed, x, y in zip(common, a, b, strict=True)}
     single = sorted(set(runs) ^ set(baseline))
     note = f"no pair for {_seeds(single)}" if single else ""
-    ranked = not all(map(math.isfinite, (*a, *b)))
     failed = [(_fails(x, metric), _fails(y, metric)) for x, y in zip(ours, theirs, strict=True)]
-    won, lost = failed.count((False, True)), failed.count((True, False))
-    return Contrast(
-        intervals.paired_difference(a, b, metric.scale),
-        True,
-        note,
-        correlation=intervals.correlation(a, b, metric.scale),
-        p_sign_flip=None
-        if ranked
-        else intervals.sign_flip_p(differences, intervals.resolution((*a, *b), metric.scale)),
-        p_sign=intervals.sign_test_p(sum(d > 0 for d in differences), sum(d < 0 for d in differences))
-        if ranked
-        else None,
-        p_mcnemar=intervals.sign_test_p(won, lost) if ranked else None,
-    )
+    # A failed run whose partner is missing forbids the t verdict as one in a pair does: what is lost is not a mean.
+    alone = any(_fails(side[seed], metric) for side in (runs, baseline) for seed in single if seed in side)
+    estimate = intervals.paired_difference(a, b, metric.scale, ranked=alone)
+    pairs = Contrast(estimate, True, note, intervals.correlation(a, b, metric.scale), differences=differences)
+    pairs = replace(pairs, rounding=intervals.resolution((*a, *b), metric.scale))
+    if alone or not all(map(math.isfinite, (*a, *b))):
+        signs = [sign(d) for d in differences.values()]
+        won, lost = failed.count((False, True)), failed.count((True, False))
+        p_sign, p_mcnemar = (intervals.sign_test_p(*ab) for ab in ((signs.count(1), signs.count(-1)), (won, lost)))
+        return replace(pairs, p_sign=p_sign, p_mcnemar=p_mcnemar)
+    p = intervals.sign_flip_p(list(differences.values()), pairs.rounding)
+    mean = math.fsum(differences.values()) / len(differences)
+    return replace(pairs, p_sign_flip=p, effect=intervals.standardized_effect(estimate, mean))
+
+
+def sign(number: float) -> int:
+    """1, −1, or 0."""
+    return (number > 0) - (number < 0)
 
 
 def _why_not_paired(runs: Runs, baseline: Runs, common: Sequence[int]) -> str:
