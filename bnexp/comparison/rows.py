@@ -134,9 +134,9 @@ def make_row(
         chosen=extra.chosen,
         within_one_se=extra.within_one_se,
         edges=extra.edges,
-        note="; ".join(note for note in notes if note),
+        note=joined(*notes),
         n_failed=failed,
-        n_baseline_failed=sum(_fails(run, metric) for run in (baseline or {}).values()),
+        n_baseline_failed=failed_count((baseline or {}).values(), metric),
         failed=metric.failing.failed,
         effect=contrast.effect,
         differences=contrast.differences,
@@ -146,6 +146,16 @@ def make_row(
 
 def _fails(run: Outcome, metric: Metric) -> bool:
     return metric.fails(run.learned, run.diverged)
+
+
+def failed_count(runs: Iterable[Outcome], metric: Metric) -> int:
+    """How many have the worst rank."""
+    return sum(_fails(run, metric) for run in runs)
+
+
+def joined(*notes: str) -> str:
+    """Notes in one line, empty ones left out."""
+    return "; ".join(note for note in notes if note)
 
 
 def is_recorded(runs: Iterable[Outcome], metric: Metric) -> bool:
@@ -170,7 +180,7 @@ def _center(outcomes: Sequence[Outcome], metric: Metric) -> Estimate:
 def contrast_of(runs: Runs, baseline: Runs, metric: Metric) -> Contrast:
     """The difference of two settings: paired where both sides started from one network and saw one order of rows."""
     common = sorted(set(runs) & set(baseline))
-    why_not = _why_not_paired(runs, baseline, common)
+    why_not = why_not_paired(runs, baseline, common)
     if why_not:
         a, b = _scaled(runs.values(), metric), _scaled(baseline.values(), metric)
         return Contrast(intervals.welch_difference(a, b, metric.scale), False, why_not)
@@ -200,7 +210,8 @@ def sign(number: float) -> int:
     return (number > 0) - (number < 0)
 
 
-def _why_not_paired(runs: Runs, baseline: Runs, common: Sequence[int]) -> str:
+def why_not_paired(runs: Runs, baseline: Runs, common: Sequence[int]) -> str:
+    """Why the runs of these seeds are no pairs; empty if they share initial weights and minibatches."""
     if not common:
         return "not paired (no common seed): Welch"
     if any(not runs[s].init_id or runs[s].init_id != baseline[s].init_id for s in common):
