@@ -1,6 +1,6 @@
 """Claims as people read them: each question as a heading and short lines, the same for every renderer.
 
-A line is (what, text). Nothing here judges: the lines say what is asked and what was measured.
+A line is (what, text): what is asked, what was measured, and the verdict with what decided it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bnexp.comparison import ClaimRow, Estimate, Row, resolvable
 from bnexp.comparison.claimed import all_notes
 
 Line = tuple[str, str]
-LISTED = "claims: both sides' numbers, not judged"
+ORDER = ("supported", "contradicted", "undecided")
 
 
 def heading(question: Question) -> str:
@@ -79,7 +79,73 @@ def row_lines(row: ClaimRow) -> list[Line]:
         lines.append(("", measured_text(row, measured)))
     ratio = row.metric.scale == "log"
     lines.append(("a / b" if ratio else "a − b", difference_text(row)))
+    lines += _more_lines(row)
+    lines.append(("verdict", verdict_text(row)))
     return [*lines, *(("note", note) for note in _notes(row))]
+
+
+def _more_lines(row: ClaimRow) -> list[Line]:
+    """The second interval, the margin that would have been met, and the size of the effect."""
+    difference, name = row.a.difference, row.metric.name
+    if difference is None or difference.equal_within is None or math.isinf(difference.equal_within):
+        return []
+    within = f"± {wording.within_text(row.a, name)}".replace("± ×", "×")
+    unit = " points" if wording.is_percent(name) else ""
+    effect = f"; d_z {wording.effect_text(row.a.effect)}" if row.a.effect else ""
+    lines = [("", f"equal within {within}{unit}{effect}")]
+    if difference.items is not None:
+        lines.append(("", f"for other test rows too: {items_text(row)}{unit}"))
+    return lines
+
+
+def items_text(row: ClaimRow) -> str:
+    """The second interval of the difference, signed: ``[−1.2, +3.1]``."""
+    difference, name = row.a.difference, row.metric.name
+    assert difference is not None
+    assert difference.items is not None
+    low, high = (wording.quantity(end, name, signed=True) for end in difference.items)
+    return f"[{low}, {high}]"
+
+
+def verdict_text(row: ClaimRow) -> str:
+    """``supported: the interval lies wholly where the claim says; p 0.002 (t), 0.006 after Holm for 3 claims``."""
+    verdict = row.verdict
+    parts = [f"{verdict_word(row)}: {verdict.why}", p_text(row)]
+    if verdict.items_agree is False:
+        parts.append("for other test rows too it would not be so" if verdict.answer != "undecided" else "")
+    parts += [*verdict.notes, provisional(row)]
+    return "; ".join(part for part in parts if part)
+
+
+def verdict_word(row: ClaimRow) -> str:
+    """The answer with what takes away from it: ``supported, not after correction for 3 claims, fragile``."""
+    verdict = row.verdict
+    uncorrected = "" if verdict.corrected else f"not after correction for {verdict.n_claims} claims"
+    return ", ".join(part for part in (verdict.answer, uncorrected, "fragile" if verdict.fragile else "") if part)
+
+
+def p_text(row: ClaimRow) -> str:
+    """``p 0.002 (t), 0.006 after Holm for 3 claims; sign-flip p 0.004``; empty where there is no test."""
+    verdict = row.verdict
+    if verdict.p is None:
+        return ""
+    holm = f", {wording.number_text(verdict.p_holm)} after Holm for {verdict.n_claims} claims" if verdict.p_holm else ""
+    flip = verdict.p_flip if verdict.test == "t" else None
+    flipped = f"; sign-flip p {wording.number_text(flip)}" if flip is not None else ""
+    many = verdict.n_claims > 1
+    return f"p {wording.number_text(verdict.p)} ({verdict.test}){holm if many else ''}{flipped}"
+
+
+def provisional(row: ClaimRow) -> str:
+    """Whether runs are still to come."""
+    return f"provisional: {row.n_unfinished} of {row.n_runs} runs are not finished" if row.n_unfinished else ""
+
+
+def counts_text(rows: Sequence[ClaimRow]) -> str:
+    """``3 claims: 2 supported, 1 undecided``."""
+    answers = [row.verdict.answer for row in rows]
+    counts = ", ".join(f"{answers.count(answer)} {answer}" for answer in ORDER if answer in answers)
+    return f"{len(rows)} claim{'s' if len(rows) != 1 else ''}: {counts}"
 
 
 def row_record(row: ClaimRow, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -92,6 +158,7 @@ def row_record(row: ClaimRow, records: Sequence[Mapping[str, Any]]) -> dict[str,
         "tune": row.question.claim.tune,
         "tuned_by": row.tuned_by,
         **{name: {k: v for k, v in record.items() if k not in common} for name, record in sides.items()},
+        "verdict": verdict_word(row),
         "runs": row.n_runs,
         "unfinished": row.n_unfinished,
         "versions": row.versions,

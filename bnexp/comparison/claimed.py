@@ -11,13 +11,11 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from bnexp.claim_grammar import KnobMetric, TableMetric
-from bnexp.claims import Question, Side, metric_text, resolve_claims, scale_of, wrong_margin
+from bnexp.claims import Question, Side, resolve_claims, scale_of, wrong_margin
 from bnexp.comparison.choice import in_order
 from bnexp.comparison.columns import Asked, choosers_of, column_metric, has_values, with_column
-from bnexp.comparison.compared import counts_text, flat
 from bnexp.comparison.entries import Entry
 from bnexp.comparison.items import METRIC as ITEMS_METRIC
 from bnexp.comparison.items import Shares, load_shares, shares_of, with_items
@@ -121,26 +119,6 @@ def _bound(name: str, count: int, asked: KnobMetric) -> str:
 
 def _fields(question: Question, side: Side) -> dict[str, str]:
     return {**question.where, **question.each, **side.fields}
-
-
-def claim_records(row: ClaimRow) -> list[dict[str, Any]]:
-    """Three flat records, side a, side b and their difference, for JSON and CSV; what is not finite is None."""
-    question, claim = row.question, row.question.claim
-    shared = {"study": row.study, "metric": metric_text(claim.metric), "table": f"claim {question.number}"}
-    shared |= {"claim": claim.claim, "expect": claim.expect, "within": claim.within}
-    records = []
-    for name, side in (("a", row.a), ("b", row.b)):
-        record = {**shared, "side": name, **side.setting, "n": side.n, "n_learned": side.n_learned}
-        record |= {"n_diverged": side.n_diverged, "n_missing": side.n_missing, **flat("", side.estimate)}
-        record |= flat("learned_share", side.learned_share) | flat("of_learned", side.of_learned)
-        record |= {"tuned_by": row.tuned_by, "chosen": counts_text(side), "note": side.note, "versions": row.versions}
-        records.append(record)
-    both = {**question.where, **question.each}
-    difference = {**shared, "side": "difference", **both, "n": row.a.difference.n if row.a.difference else 0}
-    difference |= {**flat("", row.a.difference), "paired": row.a.paired, "correlation": row.a.correlation}
-    difference |= {"p_sign_flip": row.a.p_sign_flip, "p_sign": row.a.p_sign, "p_mcnemar": row.a.p_mcnemar}
-    difference |= {"tuned_by": row.tuned_by, "note": "; ".join(all_notes(row)), "versions": row.versions}
-    return [*records, difference]
 
 
 def all_notes(row: ClaimRow) -> tuple[str, ...]:

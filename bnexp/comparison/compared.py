@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from bnexp.claim_grammar import TableMetric
 from bnexp.claims import metric_text, table_metric
 from bnexp.comparison.columns import Asked, check_column, choosers_of, column_metric, has_values, with_column
 from bnexp.comparison.entries import Entry, rows_of
 from bnexp.comparison.factorial import Effects, effects_of
-from bnexp.comparison.intervals import Estimate, Scale
+from bnexp.comparison.intervals import Scale
 from bnexp.comparison.items import METRIC as ITEMS_METRIC
 from bnexp.comparison.items import load_shares, shares_of
 from bnexp.comparison.metrics import Metric, metric_of
@@ -116,43 +114,6 @@ def compare_runs(
     if not compared:
         raise UsageError(f"metric: {note}{_why_absent(str(metric), members)}")
     return tuple(replace(comparison, notes=(*comparison.notes, note)) for comparison in compared)
-
-
-def to_records(comparison: Comparison) -> list[dict[str, Any]]:
-    """One flat record per row, for JSON and CSV; what is not finite (a failed run, no value) is None."""
-    tables = (("equal values", comparison.rows), (f"best {comparison.tune}", comparison.best_rows))
-    return [_record(comparison, table, row) for table, rows in tables for row in rows]
-
-
-def _record(comparison: Comparison, table: str, row: Row) -> dict[str, Any]:
-    record: dict[str, Any] = {"study": comparison.name, **comparison.group}
-    record |= {"metric": comparison.metric_text, "table": table}
-    record |= {leaf: row.setting.get(leaf, "") for leaf in comparison.axes}
-    record |= {"is_baseline": row.is_baseline, "n": row.n, "n_learned": row.n_learned}
-    record |= {"n_diverged": row.n_diverged, "n_missing": row.n_missing}
-    named = {"learned_share": row.learned_share, "": row.estimate, "of_learned": row.of_learned}
-    for name, estimate in {**named, "difference": row.difference}.items():
-        record |= flat(name, estimate)
-    record |= {"baseline": comparison.baseline, "paired": row.paired, "correlation": row.correlation}
-    record |= {"p_sign_flip": row.p_sign_flip, "p_sign": row.p_sign, "p_mcnemar": row.p_mcnemar}
-    record["chosen"] = counts_text(row)
-    record["within_one_se"] = "; ".join(row.within_one_se)
-    record |= {"note": row.note, "versions": comparison.versions}
-    return record
-
-
-def counts_text(row: Row) -> str:
-    """How often each value of a tuned knob was chosen: ``0.1 in 7; 1 in 3``."""
-    return "; ".join(f"{value} in {count}" for value, count in (row.chosen or {}).items())
-
-
-def flat(name: str, estimate: Estimate | None) -> dict[str, Any]:
-    """An estimate's numbers, its kind and why it has no interval, each under the name."""
-    prefix = f"{name}_" if name else ""
-    numbers = {key: getattr(estimate, key, None) for key in ("center", "low", "high", "sd")}
-    finite = {key: value if value is not None and math.isfinite(value) else None for key, value in numbers.items()}
-    words = {"kind": estimate.kind if estimate else "", "why_no_interval": estimate.note if estimate else ""}
-    return {f"{prefix}{key}": value for key, value in {**finite, **words}.items()}
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def _by_rank(difference: Estimate, a: Row, region: Region) -> Verdict:
     p = _p(_signs(a), center, region)
     if answer != "undecided" and p > LEVEL:
         return Verdict("undecided", "the interval of the median decides, the sign test does not", "sign test", p)
-    return Verdict(answer, f"{_WHERE[answer]}, by rank since runs failed", "sign test", p)
+    return Verdict(answer, f"{_WHERE[answer]}, by rank", "sign test", p)
 
 
 def _by_flips(a: Row, region: Region) -> Verdict:
