@@ -6,8 +6,10 @@ Names and claims are free text: in CSV none can become a formula, in LaTeX none 
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -99,12 +101,12 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell if set(cell) == {"-"} else _markdown(cell) for cell in cells) + " |"
 
 
-_MARKDOWN = str.maketrans({**{char: f"\\{char}" for char in "\\`*_|"}, "<": "&lt;", ">": "&gt;", "\n": " "})
+_MARKS = re.compile(r"[\\`*|]|(?<!\w)_|_(?!\w)|(?<=\])\(")  # a _ inside a word is none
 
 
 def _markdown(text: str) -> str:
-    """Free text that stays text: no emphasis, no cell, no HTML."""
-    return text.translate(_MARKDOWN)
+    """Free text that stays text: no emphasis, no cell, no link, no HTML."""
+    return html.escape(_MARKS.sub(r"\\\g<0>", text), quote=False).replace("\n", " ")
 
 
 def _markdown_claim(row: ClaimRow) -> str:

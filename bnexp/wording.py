@@ -148,7 +148,7 @@ def notes_of(row: Row, metric: str) -> str:
     if row.estimate is not None and row.estimate.note:
         parts.append(row.estimate.note)
     if row.difference is not None and row.difference.kind.startswith("median"):
-        parts.append("difference: median by rank, failed runs worst; p of the sign test")
+        parts.append("difference: median by rank, failed runs worst, p of the sign test")
     if row.difference is not None and row.difference.note:
         parts.append(row.difference.note)
     return "; ".join(part for part in parts if part)
