@@ -22,10 +22,10 @@ ORDER = ("supported", "contradicted", "undecided")
 
 def heading(question: Question) -> str:
     """``claim 1, activation=relu: the text of the claim``."""
-    return f"{question.title}: {_line(question.claim.claim)}"
+    return f"{question.title}: {plain(question.claim.claim)}"
 
 
-def _line(text: str) -> str:
+def plain(text: str) -> str:
     """Free text in one line, without what moves a terminal's cursor."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
@@ -34,7 +34,7 @@ def asked_lines(question: Question) -> list[Line]:
     """What is expected of which metric: the lines that do not depend on results."""
     claim = question.claim
     expected = f"a equal to b within {claim.within}" if claim.expect == "equal" else f"a {claim.expect} than b"
-    lines = [("source", _line(claim.source or "")), ("expect", expected), ("why", _line(claim.why or ""))]
+    lines = [("source", plain(claim.source or "")), ("expect", expected), ("why", plain(claim.why or ""))]
     lines.append(("metric", metric_text(claim.metric)))
     return [line for line in lines if line[1]]
 
@@ -79,32 +79,23 @@ def row_lines(row: ClaimRow) -> list[Line]:
         lines.append(("", measured_text(row, measured)))
     ratio = row.metric.scale == "log"
     lines.append(("a / b" if ratio else "a − b", difference_text(row)))
-    lines += _more_lines(row)
+    lines += [("", text) for text in more_texts(row)]
     lines.append(("verdict", verdict_text(row)))
-    return [*lines, *(("note", note) for note in _notes(row))]
+    return [*lines, *(("note", note) for note in notes_of(row))]
 
 
-def _more_lines(row: ClaimRow) -> list[Line]:
-    """The second interval, the margin that would have been met, and the size of the effect."""
+def more_texts(row: ClaimRow) -> list[str]:
+    """The margin that would have been met, the size of the effect, and the second interval."""
     difference, name = row.a.difference, row.metric.name
     if difference is None or difference.equal_within is None or math.isinf(difference.equal_within):
         return []
     within = f"± {wording.within_text(row.a, name)}".replace("± ×", "×")
     unit = " points" if wording.is_percent(name) else ""
     effect = f"; d_z {wording.effect_text(row.a.effect)}" if row.a.effect else ""
-    lines = [("", f"equal within {within}{unit}{effect}")]
+    texts = [f"equal within {within}{unit}{effect}"]
     if difference.items is not None:
-        lines.append(("", f"for other test rows too: {items_text(row)}{unit}"))
-    return lines
-
-
-def items_text(row: ClaimRow) -> str:
-    """The second interval of the difference, signed: ``[−1.2, +3.1]``."""
-    difference, name = row.a.difference, row.metric.name
-    assert difference is not None
-    assert difference.items is not None
-    low, high = (wording.quantity(end, name, signed=True) for end in difference.items)
-    return f"[{low}, {high}]"
+        texts.append(f"for other test rows too: {wording.items_text(difference, name, signed=True)}{unit}")
+    return texts
 
 
 def verdict_text(row: ClaimRow) -> str:
@@ -142,10 +133,27 @@ def provisional(row: ClaimRow) -> str:
 
 
 def counts_text(rows: Sequence[ClaimRow]) -> str:
-    """``3 claims: 2 supported, 1 undecided``."""
+    """``2 supported, 1 undecided``."""
     answers = [row.verdict.answer for row in rows]
-    counts = ", ".join(f"{answers.count(answer)} {answer}" for answer in ORDER if answer in answers)
-    return f"{len(rows)} claim{'s' if len(rows) != 1 else ''}: {counts}"
+    return ", ".join(f"{answers.count(answer)} {answer}" for answer in ORDER if answer in answers)
+
+
+def sides_label(row: ClaimRow) -> tuple[str, str]:
+    """What the two sides differ in: ``full``, ``none``; with the field's name where that is not the norm."""
+    sides = []
+    for fields in (row.question.a.fields, row.question.b.fields):
+        sides.append(", ".join(value if leaf == "norm" else f"{leaf} {value}" for leaf, value in fields.items()))
+    return sides[0], sides[1]
+
+
+def side_text(row: ClaimRow, side: Row) -> str:
+    """A side's centre with its interval and unit: ``96.9 [96.2, 97.5] %``."""
+    if side.estimate is None:
+        return "–"
+    if isinstance(row.question.claim.metric, KnobMetric):
+        return _knob_text(side.estimate).rpartition(",")[0]
+    text = wording.estimate_text(side.estimate, row.metric.name)
+    return f"{text} %" if wording.is_percent(row.metric.name) and text != "failed" else text
 
 
 def row_record(row: ClaimRow, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -203,7 +211,7 @@ def difference_text(row: ClaimRow) -> str:
     return f"{text}, {pairs}"
 
 
-def _notes(row: ClaimRow) -> list[str]:
+def notes_of(row: ClaimRow) -> list[str]:
     """What holds for both sides, for each, and for the difference."""
     found = list(all_notes(row))
     for name, side in (("a", row.a), ("b", row.b)):

@@ -207,7 +207,9 @@ def _print_claims(console: Console, study: str, rows: Sequence[ClaimRow]) -> Non
     from bnexp import claim_wording
 
     console.print()
-    console.print(Text(f"{study} · {claim_wording.counts_text(rows)}", style="bold"))
+    console.print(
+        Text(f"{study} · {len(rows)} questions of its claims: {claim_wording.counts_text(rows)}", style="bold")
+    )
     for row in rows:
         _print_block(console, claim_wording.heading(row.question), claim_wording.row_lines(row))
 

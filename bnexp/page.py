@@ -19,11 +19,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bnexp import __version__, rendering, source
-from bnexp.claim_grammar import Claim
-from bnexp.comparison import Comparison, compare_runs
+from bnexp.answer import Answer, answer_of
+from bnexp.claim_wording import counts_text
+from bnexp.comparison import RULES, Comparison, compare_runs, list_claims
 from bnexp.errors import StorageError
 from bnexp.figure_parts import Figure
 from bnexp.figures import figures_of
+from bnexp.page_claims import ClaimPart, claim_parts
 from bnexp.page_tables import Table, provenance, settings_table, tables_of
 from bnexp.results import Results
 from bnexp.summary import Said, summary_of
@@ -51,10 +53,12 @@ class Section:
     anchor: str
     name: str
     question: str
+    answer: Answer
     parts: Sequence[Part]
     varied: Sequence[tuple[str, str, str]]
     fixed: Sequence[tuple[str, str, str]]
-    claims: Sequence[Claim]
+    claims: Sequence[ClaimPart]
+    verdicts: str
     provenance: Sequence[tuple[str, str]]
     yaml: str
 
@@ -114,6 +118,7 @@ def _anchors(names: Sequence[str]) -> list[str]:
 
 def _section(anchor: str, results: Results, comparisons: Sequence[Comparison]) -> Section:
     varied, fixed = settings_table(results)
+    claims = list_claims(results)
     return Section(
         anchor=anchor,
         name=results.name,
@@ -121,7 +126,9 @@ def _section(anchor: str, results: Results, comparisons: Sequence[Comparison]) -
         parts=[_part(results, comparison, single=len(comparisons) == 1) for comparison in comparisons],
         varied=varied,
         fixed=fixed,
-        claims=results.spec.claims,
+        answer=answer_of(results, comparisons, claims),
+        claims=claim_parts(claims),
+        verdicts=counts_text(claims),
         provenance=provenance(results),
         yaml=source.dump(dict(results.spec.document)),
     )
@@ -153,6 +160,7 @@ def _render(sections: Sequence[Section]) -> str:
         sections=sections,
         title=sections[0].name if len(sections) == 1 else f"{len(sections)} studies",
         version=__version__,
+        rules=RULES,
         style=Markup(_asset(environment, "report.css")),
         script=Markup(script),
         script_hash=_checksum(script),

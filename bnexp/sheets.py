@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from bnexp import wording
@@ -25,7 +25,8 @@ class Sheet:
     title: str
     heads: Sequence[Head]
     rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str]
+    fields: int  # how many of the first columns say what a row is
 
 
 def sheets_of(comparison: Comparison) -> list[Sheet]:
@@ -34,6 +35,12 @@ def sheets_of(comparison: Comparison) -> list[Sheet]:
     found = [_rows(comparison, comparison.rows, f"at equal {knob}" if knob else "every setting")]
     if comparison.best_rows:
         found.append(_rows(comparison, comparison.best_rows, best_title(comparison)))
+    return [*found, *more_sheets(comparison)]
+
+
+def more_sheets(comparison: Comparison) -> list[Sheet]:
+    """2×2 effects and speed, each at its best value where that was chosen, else at equal values."""
+    knob, found = comparison.tune, []
     best, where = bool(comparison.best_effects), f", each at its best {knob}" if comparison.best_effects else ""
     if effects := comparison.best_effects if best else comparison.effects:
         found.append(_effects(comparison, effects, f"2×2 effects{where}: means over seeds, paired"))
@@ -99,7 +106,8 @@ def _sheet(
     title: str, columns: Sequence[tuple[Head, Cell]], rows: Sequence[Row], notes: Sequence[str] | None = None
 ) -> Sheet:
     cells = [[cell(row) for _, cell in columns] for row in rows]
-    return Sheet(title, [head for head, _ in columns], cells, notes or [row.note for row in rows])
+    fields = sum(head.name in rows[0].setting for head, _ in columns) if rows else 0
+    return Sheet(title, [head for head, _ in columns], cells, notes or [row.note for row in rows], fields)
 
 
 def _effects(comparison: Comparison, effects: Sequence[Effects], title: str) -> Sheet:
@@ -116,7 +124,7 @@ def _effects(comparison: Comparison, effects: Sequence[Effects], title: str) -> 
         Head("n"),
         Head(f"effect on {wording.metric_title(comparison)} [95 %]"),
     ]
-    return Sheet(title, heads, rows, notes)
+    return Sheet(title, heads, rows, notes, len(fields) + 1)
 
 
 def _speed(comparison: Comparison, speed: Speed, title: str) -> Sheet:
@@ -131,7 +139,7 @@ def _speed(comparison: Comparison, speed: Speed, title: str) -> Sheet:
     ]
     sheet = _sheet(title, columns, speed.rows, [_speed_note(row) for row in speed.rows])
     first = [f"the loss is {speed.note}", *sheet.notes[1:]] if speed.note and not sheet.notes[0] else sheet.notes
-    return Sheet(sheet.title, sheet.heads, sheet.rows, first)
+    return replace(sheet, notes=first)
 
 
 def _speed_note(row: Row) -> str:

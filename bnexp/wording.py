@@ -86,11 +86,11 @@ def contrast_text(difference: Estimate, metric: Metric, a_failed: bool, b_failed
     return f"{text} points" if is_percent(metric.name) else text
 
 
-def items_text(estimate: Estimate | None, metric: str) -> str:
+def items_text(estimate: Estimate | None, metric: str, signed: bool = False) -> str:
     """The second interval of an accuracy, ``[95.9, 97.8]``: other seeds and other test rows."""
     if estimate is None or estimate.items is None:
         return "–"
-    return f"[{quantity(estimate.items.low, metric)}, {quantity(estimate.items.high, metric)}]"
+    return f"[{', '.join(quantity(end, metric, signed) for end in estimate.items)}]"
 
 
 def contrast_numbers(estimate: Estimate | None, metric: str) -> str:
@@ -154,10 +154,15 @@ def notes_of(row: Row, metric: str) -> str:
     return "; ".join(part for part in parts if part)
 
 
+def metric_name(comparison: Comparison) -> str:
+    """The metric in words: ``test accuracy``."""
+    plain = comparison.metric.replace("unexplained", "unexplained_variance").replace("_", " ")
+    return plain if comparison.metric == comparison.metric_text else comparison.metric_text
+
+
 def metric_title(comparison: Comparison) -> str:
     """The metric with its unit: ``test accuracy, %``."""
-    plain = comparison.metric.replace("unexplained", "unexplained_variance").replace("_", " ")
-    name = plain if comparison.metric == comparison.metric_text else comparison.metric_text
+    name = metric_name(comparison)
     if is_percent(comparison.metric):
         return f"{name}, %"
     return f"{name} (geometric mean)" if comparison.scale == "log" else name

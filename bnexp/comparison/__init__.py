@@ -22,7 +22,7 @@
 """
 
 from bnexp.comparison.claimed import ClaimRow, list_claims
-from bnexp.comparison.compared import NOT_COVERED, Comparison, compare_runs
+from bnexp.comparison.compared import NOT_COVERED, Comparison, compare_runs, not_covered
 from bnexp.comparison.factorial import Effects
 from bnexp.comparison.intervals import Estimate
 from bnexp.comparison.power import resolvable
@@ -46,6 +46,7 @@ __all__ = [
     "compare_runs",
     "effect_records",
     "list_claims",
+    "not_covered",
     "resolvable",
     "speed_records",
     "to_records",

@@ -33,10 +33,17 @@ from bnexp.comparison.tuning import tuned_entries
 from bnexp.errors import UsageError, did_you_mean
 from bnexp.results import Results
 
-NOT_COVERED = (  # rule 10: every report says this
-    "Intervals are over seeds. They do not cover the data split, other test rows, the architecture, the choice of data "
-    "set or the grid of learning rates."
-)
+_UNCOVERED = ("the data split", "other test rows", "the architecture", "the choice of data set")
+
+
+def not_covered(items: bool = False) -> str:
+    """What every report says (rule 10); ``items``: its intervals are of other test rows too."""
+    left = [what for what in _UNCOVERED if not (items and what == "other test rows")]
+    over = "seeds and test rows" if items else "seeds"
+    return f"Intervals are over {over}. They do not cover {', '.join(left)} or the grid of learning rates."
+
+
+NOT_COVERED = not_covered()
 
 
 @dataclass(frozen=True)
