@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from bnexp import claim_wording, wording
 from bnexp.comparison import ClaimRow, Comparison, Estimate, Row, not_covered
-from bnexp.comparison.items import METRIC as ITEMS_METRIC
 from bnexp.results import Results
 from bnexp.summary import label_of, verdict_of
 
@@ -63,7 +62,7 @@ def claim_sentence(row: ClaimRow) -> str:
     """One question with its verdict, both sides, the difference with its interval, and n."""
     each = ", ".join(f"{leaf} {value}" for leaf, value in row.question.each.items())
     only = " on these test rows only" if row.verdict.items_agree is False and row.verdict.answer != "undecided" else ""
-    said = f"“{claim_wording.plain(row.question.claim.claim)}”{f' ({each})' if each else ''}: "
+    said = f"“{claim_wording.plain(row.question.claim.claim)}”{f' ({each})' if each else ''} is "
     said += f"{claim_wording.verdict_word(row)}{only}"
     if row.a.difference is None:
         return f"{said}; nothing was compared: {row.verdict.why}."
@@ -148,17 +147,10 @@ def _listed(what: str, titles: Sequence[str]) -> str:
 
 
 def _not_covered(comparisons: Sequence[Comparison], claims: Sequence[ClaimRow]) -> list[str]:
-    """The interval of every sentence covers other test rows only if each of them has the second one."""
-    if claims:
-        second = all(row.a.difference is None or row.a.difference.items is not None for row in claims)
-    else:
-        second = all(comparison.metric == ITEMS_METRIC and _second(comparison) for comparison in comparisons)
-    return [not_covered(second)]
-
-
-def _second(comparison: Comparison) -> bool:
-    rows = comparison.best_rows or comparison.rows
-    return all(row.difference is None or row.difference.items is not None for row in rows)
+    """The sentences cover other test rows only if every interval in them does."""
+    rows = [row.a for row in claims] or [row for one in comparisons for row in one.best_rows or one.rows]
+    differences = [row.difference for row in rows if row.difference is not None]
+    return [not_covered(bool(differences) and all(one.items is not None for one in differences))]
 
 
 def _capital(text: str) -> str:
