@@ -10,10 +10,19 @@ import re
 import pytest
 from outcomes import A, B, only, study
 
-from bnexp.comparison import RULES, compare_runs, list_claims
+from bnexp.comparison import (
+    RULES,
+    claim_records,
+    compare_runs,
+    effect_records,
+    list_claims,
+    speed_records,
+    to_records,
+)
 from bnexp.console import _console, _fitted
 from bnexp.formats import as_csv, as_json, as_latex, as_markdown, harmless, latex
 from bnexp.sheets import sheets_of
+from bnexp.spec import leaves
 
 EVIL = r"=cmd|' /C calc'!A0 \input{/etc/passwd} $x^2$ 100% & #1 ~ {a_b} <b>*bold*</b> [l](http://x) | `code`"
 SPEC = """
@@ -144,3 +153,10 @@ def test_every_row_has_n_and_an_interval_or_says_why_not(said, results):
 def test_ten_rules_in_words():
     assert [rule.number for rule in RULES] == list(range(1, 11))
     assert all(len(rule.text) > 100 and "{" not in rule.text for rule in RULES)
+
+
+def test_no_column_is_taken_for_a_field_of_the_setting(said):
+    (comparison,), rows = said
+    own = {key for make in (to_records, effect_records, speed_records) for record in make(comparison) for key in record}
+    own |= {key for row in rows for record in claim_records(row) for key in record}
+    assert own & set(leaves()) == {"norm"}

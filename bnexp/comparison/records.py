@@ -97,7 +97,7 @@ def claim_records(row: ClaimRow) -> list[Record]:
     both = {**question.where, **question.each}
     difference = {**shared, "side": "difference", **both, "n": row.a.difference.n if row.a.difference else 0}
     difference |= _difference("", row.a)
-    difference |= {"verdict": verdict.answer, "why": verdict.why, "test": verdict.test, "p": verdict.p}
+    difference |= {"verdict": verdict.answer, "why": verdict.why, "p_by": verdict.test, "p": verdict.p}
     difference |= {"p_flip": verdict.p_flip, "p_holm": verdict.p_holm, "n_claims": verdict.n_claims}
     difference |= {"after_correction": verdict.corrected, "fragile": verdict.fragile}
     difference |= {"tuned_by": row.tuned_by, "note": "; ".join(all_notes(row)), "versions": row.versions}
