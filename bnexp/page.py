@@ -150,7 +150,10 @@ def _render(sections: Sequence[Section]) -> str:
     )
     environment.filters.update(typeset=typeset, json_block=json_block)
     template = environment.get_template("report.html")
-    scripts = _scripts(environment, sections)
+    drawn = [figure.spec for section in sections for part in section.parts for figure in part.figures]
+    script = rendering.script(drawn[0], _asset(environment, "report.js")) if drawn else ""
+    sorting = _asset(environment, "runs.js") if any(section.runs for section in sections) else ""
+    scripts = [one for one in (sorting, script) if one]
     return template.render(
         sections=sections,
         title=sections[0].name if len(sections) == 1 else f"{len(sections)} studies",
@@ -160,13 +163,6 @@ def _render(sections: Sequence[Section]) -> str:
         script_sources=Markup(" ".join(map(_checksum, scripts)) or "'none'"),
         svg_of=_svg_of,
     )
-
-
-def _scripts(environment: Environment, sections: Sequence[Section]) -> list[str]:
-    """What the page runs: the small script of the tables, then the charts'; only what there is something for."""
-    drawn = [figure.spec for section in sections for part in section.parts for figure in part.figures]
-    tables = [_asset(environment, "runs.js")] if any(section.runs for section in sections) else []
-    return [*tables, *([rendering.script(drawn[0], _asset(environment, "report.js"))] if drawn else [])]
 
 
 def _asset(environment: Environment, name: str) -> str:
