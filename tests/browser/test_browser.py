@@ -105,6 +105,7 @@ def test_heads_sort_text(visit, pages):
         ("lr=1e-05 learned=no", lambda row: row["lr"] != "0.3" and row["learned"] == "no"),
         ("diverged", lambda row: row["status"] == "diverged"),
         ("stand", lambda row: row["norm"] == "standardize"),
+        ("3", lambda row: row["seed"] == "3"),
         ("nobody", lambda row: False),
     ],
 )
