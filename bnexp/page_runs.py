@@ -15,6 +15,7 @@ from bnexp.spec import Setting
 from bnexp.wording import is_percent, quantity
 
 MOST_ROWS = 240  # about 100 KB of HTML, a tenth of what the charts' script takes; beyond it a table is no reading
+MOST_COLUMNS = 16  # that paper has room for in the size of the other tables
 MISSING = "–"
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
 SPLITS = ("fit", "val", "test", "train")  # metrics in this order
@@ -22,7 +23,10 @@ SPLITS = ("fit", "val", "test", "train")  # metrics in this order
 
 @dataclass(frozen=True)
 class RunsTable:
-    """One row per run. ``lead`` says how they ended, ``left_out`` which runs are not shown and where they are."""
+    """One row per run. ``lead`` says how they ended, ``left_out`` which runs are not shown and where they are.
+
+    ``wide``: it needs smaller letters on paper.
+    """
 
     total: int
     lead: str
@@ -30,6 +34,7 @@ class RunsTable:
     head: Sequence[tuple[str, str]]
     rows: Sequence[Sequence[Cell]]
     folded: bool
+    wide: bool
 
 
 def runs_table(results: Results) -> RunsTable | None:
@@ -45,8 +50,15 @@ def runs_table(results: Results) -> RunsTable | None:
     kinds = {axis: _kind({_shown(setting, axis) for setting in order}) for axis in results.spec.axes}
     rows = [_cells(*planned[run], records[run], kinds, metrics, diverged) for run in runs[:MOST_ROWS]]
     head = _head(kinds, metrics, diverged)
-    left_out = _left_out(len(rows), len(planned), len(seeds))
-    return RunsTable(len(planned), _lead(list(records.values())), left_out, head, rows, len(rows) > MOST_OPEN_ROWS)
+    return RunsTable(
+        total=len(planned),
+        lead=_lead(list(records.values())),
+        left_out=_left_out(len(rows), len(planned), seeds),
+        head=head,
+        rows=rows,
+        folded=len(rows) > MOST_OPEN_ROWS,
+        wide=len(head) > MOST_COLUMNS,
+    )
 
 
 def shown_seeds(seeds: Sequence[int], n_settings: int) -> Sequence[int]:
@@ -113,7 +125,8 @@ def _lead(records: Sequence[Mapping[Any, Any]]) -> str:
     return f"{'; '.join(parts)}. Metrics are those of the last epoch."
 
 
-def _left_out(n_rows: int, total: int, n_seeds: int) -> str:
+def _left_out(n_rows: int, total: int, seeds: Sequence[int]) -> str:
     if n_rows == total:
         return ""
-    return f"Shown are {n_rows} of {total} runs, those of the first {n_seeds} seed(s); {RUNS} has all of them."
+    which = f"seed {seeds[0]}" if len(seeds) == 1 else f"the first {len(seeds)} seeds"
+    return f"The table has {n_rows} of {total} runs, those of {which}; {RUNS} has all of them."

@@ -98,10 +98,10 @@ def test_a_large_study_shows_its_first_seeds_and_names_the_file(tmp_path):
     table = runs_table(results)
     assert len(table.rows) == MOST_ROWS == 240
     assert {row[3] for row in texts(table)} == {str(seed) for seed in range(20)}
-    assert "240 of 600 runs, those of the first 20 seed(s); runs.csv has all" in table.left_out
+    assert "240 of 600 runs, those of the first 20 seeds; runs.csv has all" in table.left_out
     assert table.total == 600
     page = render_page([results], [compare_runs(results)])
-    assert "<summary>240 runs</summary>" in page
+    assert "<summary>240 of 600 runs</summary>" in page
     assert table.left_out in page
 
 

@@ -32,11 +32,12 @@ function fits(row, word, names) {
   });
 }
 
-function filter(table, names, input, count) {
-  const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+function filter(table, names, controls) {
+  const words = controls.querySelector("input").value.toLowerCase().split(/\s+/).filter(Boolean);
   const rows = [...table.tBodies[0].rows];
   for (const row of rows) row.hidden = !words.every((word) => fits(row, word, names));
-  count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} runs`;
+  controls.classList.toggle("idle", !words.length);
+  controls.querySelector("output").textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} runs`;
 }
 
 function enable(block) {
@@ -51,9 +52,8 @@ function enable(block) {
     head.append(button);
   }
   const controls = block.querySelector(".controls");
-  const [input, count] = [controls.querySelector("input"), controls.querySelector("output")];
-  const update = () => filter(table, names, input, count);
-  input.addEventListener("input", update);
+  const update = () => filter(table, names, controls);
+  controls.addEventListener("input", update);
   update(); // a browser that goes back may bring words along
   controls.hidden = false;
 }
