@@ -1,7 +1,7 @@
 """Results and comparisons to one HTML page that needs nothing else: no network, no other file, no JavaScript.
 
 Everything that comes from a spec, a CSV or a folder passes through Jinja's autoescape; chart specs stand in JSON blocks
-with ``<``, ``>`` and ``&`` as \\u escapes. A Content-Security-Policy allows the page's own script by its checksum only.
+with ``<``, ``>`` and ``&`` as \\u escapes. A Content-Security-Policy allows only scripts of known checksum.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from bnexp.errors import StorageError
 from bnexp.figure_parts import Figure
 from bnexp.figures import figures_of
 from bnexp.page_claims import ClaimPart, claim_parts
+from bnexp.page_runs import RunsTable, runs_table
 from bnexp.page_tables import Table, provenance, settings_table, tables_of
 from bnexp.results import Results
 from bnexp.summary import Said, summary_of
@@ -59,6 +60,7 @@ class Section:
     fixed: Sequence[tuple[str, str, str]]
     claims: Sequence[ClaimPart]
     verdicts: str
+    runs: RunsTable | None
     provenance: Sequence[tuple[str, str]]
     yaml: str
 
@@ -129,6 +131,7 @@ def _section(anchor: str, results: Results, comparisons: Sequence[Comparison]) -
         answer=answer_of(results, comparisons, claims),
         claims=claim_parts(claims),
         verdicts=counts_text(claims),
+        runs=runs_table(results),
         provenance=provenance(results),
         yaml=source.dump(dict(results.spec.document)),
     )
@@ -156,14 +159,16 @@ def _render(sections: Sequence[Section]) -> str:
     template = environment.get_template("report.html")
     drawn = [figure.spec for section in sections for part in section.parts for figure in part.figures]
     script = rendering.script(drawn[0], _asset(environment, "report.js")) if drawn else ""
+    sorting = _asset(environment, "runs.js") if any(section.runs for section in sections) else ""
+    scripts = [one for one in (sorting, script) if one]
     return template.render(
         sections=sections,
         title=sections[0].name if len(sections) == 1 else f"{len(sections)} studies",
         version=__version__,
         rules=RULES,
         style=Markup(_asset(environment, "report.css")),
-        script=Markup(script),
-        script_hash=_checksum(script),
+        scripts=[Markup(script) for script in scripts],
+        script_sources=Markup(" ".join(map(_checksum, scripts)) or "'none'"),
         svg_of=_svg_of,
     )
 
@@ -176,7 +181,7 @@ def _asset(environment: Environment, name: str) -> str:
 def _checksum(script: str) -> str:
     """The Content-Security-Policy source of an inline script."""
     digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def _svg_of(figure: Figure, prefix: str) -> Markup:

@@ -13,13 +13,13 @@ PNG_SCALE = 2  # pixels per CSS pixel
 
 
 def to_svg(spec: Spec, prefix: str) -> str:
-    """An SVG element for a page; ``prefix`` keeps its ids apart from those of other figures."""
+    """An SVG element for a page that says in words what it shows; ``prefix`` keeps its ids apart from others'."""
     svg = to_file(spec, "svg").decode("utf-8")
     svg = re.sub(r'<path [^>]*opacity="0"[^>]*/>', "", svg)  # what only a mouse finds
     # vl-convert numbers ids through all it draws: count anew, so that a page does not depend on what came before
     places = {name: index for index, name in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]*)"', svg)), start=1)}
     svg = re.sub(r'(\bid="|url\(#)([^")]*)', lambda match: f"{match[1]}{prefix}-{places[match[2]]}", svg)
-    return svg[svg.index("<svg") :]
+    return svg[svg.index("<svg") :].replace("<svg ", '<svg aria-hidden="true" ', 1)
 
 
 def to_file(spec: Spec, kind: str) -> bytes:

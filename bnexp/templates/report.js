@@ -6,6 +6,7 @@ async function enliven(figure) {
   const chart = figure.querySelector(".chart");
   const spec = JSON.parse(figure.querySelector('script[type="application/json"]').textContent);
   const live = document.createElement("div");
+  live.ariaHidden = "true"; // the figure is one picture with a text of its own
   try {
     await vegaEmbed(live, spec, options);
     chart.replaceChildren(live);

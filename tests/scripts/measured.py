@@ -101,8 +101,8 @@ def cost_text(cost: Row) -> str:
 def _results(rows: Sequence[Row]) -> Iterator[str]:
     claims = [row for row in rows if row["table"].startswith("claim ")]
     yield "# Result:   per claim: a | b | a − b, or × a/b for metrics compared on logs | verdict; from measured/*.csv."
-    yield f"{INDENT}Means over seeds, 95 % interval (on logs geometric means; medians where some failed); ↗ at the grid's"
-    yield f"{INDENT}edge; * not after Holm's correction for the questions of the spec."
+    yield f"{INDENT}Means over seeds, 95 % interval (on logs geometric means; medians where some failed); ↗ at the"
+    yield f"{INDENT}grid's edge; * not after Holm's correction for the questions of the spec."
     trained = any(row["n_learned"] not in ("", "0") for row in rows)
     for name in dict.fromkeys(row["table"] for row in claims):
         asked = [row for row in claims if row["table"] == name]
