@@ -16,7 +16,14 @@ import scipy.stats
 from numpy.typing import NDArray
 from populations_tools import learned_cells, load_population, studies
 
+from bnexp.claim_grammar import Claim
+from bnexp.comparison import Row
 from bnexp.comparison import intervals as iv
+from bnexp.comparison.items import Shares, with_items
+from bnexp.comparison.metrics import metric_of
+from bnexp.comparison.rows import make_row
+from bnexp.comparison.selection import Outcome
+from bnexp.comparison.verdicts import judge
 
 SEEDS = 10  # runs of each setting in a study
 STUDIES = 20_000  # the standard error of a coverage of .95 is .0015
@@ -97,3 +104,105 @@ def narrowed(estimate: iv.Estimate, share: float) -> iv.Estimate:
     assert estimate.low is not None
     half = share * (estimate.center - estimate.low)
     return replace(estimate, low=estimate.center - half, high=estimate.center + half)
+
+
+# --- other test rows --------------------------------------------------------------------------------------------------
+
+FEW = 3_000  # studies that go through whole rows: the standard error of a coverage of .95 is .004
+N_ROWS = 180  # test rows of a study, drawn with replacement: the stored ones are the population
+
+
+def runs_of(cell: str, seeds: NDArray[np.intp], rows: NDArray[np.intp] | None, metric: str) -> dict[int, Outcome]:
+    stored = load_population()[cell]
+    values = getattr(stored, metric)[seeds] if rows is None else stored.correct[seeds][:, rows].mean(1)
+    ids = [(f"w{seed}", f"o{seed}") for seed in seeds]
+    return {
+        place: Outcome(place, True, False, *ids[place], {metric: float(value)}) for place, value in enumerate(values)
+    }
+
+
+def shares_of(cell: str, seeds: NDArray[np.intp], rows: NDArray[np.intp]) -> Shares:
+    return Shares(len(seeds), load_population()[cell].correct[seeds][:, rows].mean(0))
+
+
+def compared(a: str, b: str, seeds: NDArray[np.intp], rows: NDArray[np.intp] | None, metric: str) -> Row:
+    sides = [runs_of(cell, seeds, rows, metric) for cell in (a, b)]
+    known = metric_of(metric)
+    assert known is not None
+    row = make_row({}, sides[0], range(SEEDS), known, sides[1], False)
+    return row if rows is None else with_items(row, shares_of(a, seeds, rows), shares_of(b, seeds, rows))
+
+
+@pytest.fixture(scope="module")
+def drawn_rows() -> NDArray[np.intp]:
+    return np.random.default_rng(1).integers(0, 360, (FEW, N_ROWS))
+
+
+SYMMETRIC = ["standardize-0.1", "full-0.1", "full-0.3"]  # cells whose accuracies Student's t can know
+
+
+@pytest.mark.parametrize("cell", SYMMETRIC)
+def test_intervals_for_other_rows_cover_and_those_for_these_rows_do_not(cell, drawn, drawn_rows):
+    rows = [compared(cell, cell, *two, "test_accuracy") for two in zip(drawn[:FEW], drawn_rows, strict=True)]
+    truth = float(load_population()[cell].correct.mean())
+    estimates = [row.estimate for row in rows if row.estimate is not None]
+    found = float(np.mean([e.items is not None and e.items.low <= truth <= e.items.high for e in estimates]))
+    print(f"{cell}: {found:.3f}, these rows alone {coverage(estimates, truth):.3f}")
+    assert LEAST <= found <= MOST
+    assert coverage(estimates, truth) < 0.8
+
+
+@pytest.mark.parametrize("pair", list(combinations(SYMMETRIC, 2)), ids="/".join)
+def test_intervals_of_differences_for_other_rows_cover(pair, drawn, drawn_rows):
+    """Only a bound of the residual is known for a difference, so that these may be wide; never narrow."""
+    a, b = pair
+    truth = float(load_population()[a].correct.mean() - load_population()[b].correct.mean())
+    rows = [compared(a, b, *two, "test_accuracy") for two in zip(drawn[:FEW], drawn_rows, strict=True)]
+    found = [row.difference for row in rows if row.difference is not None and row.difference.items is not None]
+    assert len(found) >= FEW - 5  # identical differences have no interval
+    held = float(np.mean([d.items.low <= truth <= d.items.high for d in found if d.items is not None]))
+    print(f"{a} − {b}: {held:.3f}")
+    assert held >= LEAST
+
+
+# --- equality ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", ["test_accuracy", "fit_loss"])
+@pytest.mark.parametrize("pair", list(combinations(learned_cells(), 2)), ids="/".join)
+def test_at_the_margin_equal_is_said_at_most_one_time_in_twenty(pair, metric, drawn):
+    """The margin is the true difference: "equal" is then wrong, however narrowly."""
+    known = metric_of(metric)
+    assert known is not None
+    a, b = (getattr(load_population()[cell], metric) for cell in pair)
+    gap = abs(float((a - b).mean() if known.scale == "raw" else np.log(a / b).mean()))
+    within = gap if known.scale == "raw" else f"x{np.exp(gap):.9f}"
+    claim = Claim(claim="c", a={"norm": "a"}, b={"norm": "b"}, metric=metric, expect="equal", within=within, why="w")
+    answers = [judge(claim, compared(*pair, seeds, None, metric)).answer for seeds in drawn[:FEW]]
+    said = answers.count("supported") / FEW
+    print(f"{' / '.join(pair)}, {metric}: {said:.3f}")
+    assert said <= 0.05
+
+
+# --- failed runs ------------------------------------------------------------------------------------------------------
+
+
+def test_a_worse_setting_never_looks_better_where_its_failed_runs_count(drawn):
+    """Rule 5's reason: of a cell where few runs learned, those that did can look as good as any."""
+    stored = load_population()
+    found = []
+    for seeds in drawn[:FEW]:
+        runs = runs_of("none-0.1", seeds, None, "test_accuracy")
+        runs = {
+            place: replace(run, learned=bool(stored["none-0.1"].learned[seeds[place]])) for place, run in runs.items()
+        }
+        full = runs_of("full-0.1", seeds, None, "test_accuracy")
+        known = metric_of("test_accuracy")
+        assert known is not None
+        row = make_row({}, runs, range(SEEDS), known, full, False)
+        assert row.n == SEEDS
+        assert row.n_failed == sum(not run.learned for run in runs.values()) > 0
+        claim = Claim(claim="c", a={"norm": "a"}, b={"norm": "b"}, metric="test_accuracy", expect="greater")
+        found.append(judge(claim, row))
+    assert {verdict.answer for verdict in found} == {"contradicted"}
+    assert {verdict.test for verdict in found} == {"sign test"}

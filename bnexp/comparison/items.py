@@ -7,7 +7,9 @@ With n seeds and N test rows, the variance of a mean accuracy over both is
 where s²_seed is the variance of the seeds' accuracies, s²_item that of the rows' shares of seeds that got them right,
 and s²_res the residual mean square of the seed × row table: both of the first two terms hold it once. items.csv has the
 shares, not the table. For one setting the table's sum of squares is known all the same, since its cells are 0 or 1; for
-a difference only a lower bound is, so that the interval is, if anything, too wide.
+a difference only a lower bound is, so that the interval is, if anything, too wide. The interval is Student's with n − 1
+degrees of freedom: shares are skewed where most rows are right, and the larger degrees after Satterthwaite covered .925
+to .942 of a stored population where these cover .947 to .964 (180 and 360 rows).
 """
 
 from __future__ import annotations
@@ -97,15 +99,12 @@ def _with_items(
         return estimate
     if squares is not None and not math.isclose(rows.mean(), np.mean(seeds), abs_tol=1e-6):
         return estimate  # items.csv is of other runs
-    error, freedom = two_way_error(seeds, rows, squares)
-    half = intervals.t_quantile(freedom) * error
+    half = intervals.t_quantile(n - 1) * two_way_error(seeds, rows, squares)
     return replace(estimate, items=Interval(estimate.center - half, estimate.center + half))
 
 
-def two_way_error(
-    seeds: Sequence[float], rows: NDArray[np.float64], squares: float | None = None
-) -> tuple[float, float]:
-    """Standard error of a mean over seeds and test rows, and its degrees of freedom (Satterthwaite).
+def two_way_error(seeds: Sequence[float], rows: NDArray[np.float64], squares: float | None = None) -> float:
+    """Standard error of a mean over seeds and test rows.
 
     ``seeds``, ``rows``: the means of the n × N table along each side; ``squares``: its sum of squares, or a lower bound
     of it; None subtracts no residual.
@@ -118,6 +117,4 @@ def two_way_error(
         rest = squares - n * count * float(by_row.mean()) ** 2
         rest -= count * seed * n * (n - 1) + n * item * count * (count - 1)
         residual = max(0.0, rest) / ((n - 1) * (count - 1)) / (n * count)
-    more = max(0.0, item - residual)
-    freedom = intervals.satterthwaite((seed, n - 1), (more, count - 1)) if seed + more > 0 else float(n - 1)
-    return math.sqrt(seed + more), freedom
+    return math.sqrt(seed + max(0.0, item - residual))
