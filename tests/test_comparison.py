@@ -674,3 +674,11 @@ def test_records(tmp_path):
     assert records[-1]["lr"] == ""
     failed = to_records(only(failing(tmp_path / "s", failed=tuple(range(10)))))[1]
     assert (failed["center"], failed["kind"], failed["n_learned"]) == (None, "median", 0)
+
+
+def test_runs_of_different_lengths_are_compared_at_their_own_last_epoch(tmp_path):
+    text = "data: digits\nmodel: {norm: [none, full]}\ntrain: {epochs: [3, 30]}\nseeds: 6\n"
+    comparison = only(study(tmp_path, text, lambda f, s: {"test_accuracy": 0.5 + int(f["epochs"]) / 100 + A[s] / 10}))
+    assert comparison.axes == ("norm", "epochs")
+    assert row_of(comparison.rows, norm="full", epochs="30").estimate.center == pytest.approx(0.8 + sum(A[:6]) / 60)
+    assert row_of(comparison.rows, norm="full", epochs="3").difference.n == 6
