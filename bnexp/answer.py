@@ -51,9 +51,9 @@ def _telling(rows: Sequence[ClaimRow], most: int) -> list[ClaimRow]:
     """The first question, then those with another verdict (contradicted first) and of another claim."""
     first, order = rows[0], ("contradicted", "supported", "undecided")
 
-    def rank(row: ClaimRow) -> tuple[bool, bool, int]:
+    def rank(row: ClaimRow) -> tuple[bool, int, bool]:
         same_claim = row.question.number == first.question.number
-        return row.verdict.answer == first.verdict.answer, same_claim, order.index(row.verdict.answer)
+        return row.verdict.answer == first.verdict.answer, order.index(row.verdict.answer), same_claim
 
     return [first, *sorted(rows[1:], key=rank)[: most - 1]]
 
