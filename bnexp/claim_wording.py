@@ -1,6 +1,6 @@
 """Claims as people read them: each question as a heading and short lines, the same for every renderer.
 
-A line is (what, text). Nothing here judges: the lines say what is asked and what was measured.
+A line is (what, text): what is asked, what was measured, and the verdict with what decided it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from bnexp.comparison import ClaimRow, Estimate, Row, resolvable
 from bnexp.comparison.claimed import all_notes
 
 Line = tuple[str, str]
-LISTED = "claims: both sides' numbers, not judged"
+ORDER = ("supported", "contradicted", "undecided")
 
 
 def heading(question: Question) -> str:
     """``claim 1, activation=relu: the text of the claim``."""
-    return f"{question.title}: {_line(question.claim.claim)}"
+    return f"{question.title}: {plain(question.claim.claim)}"
 
 
-def _line(text: str) -> str:
+def plain(text: str) -> str:
     """Free text in one line, without what moves a terminal's cursor."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
@@ -34,7 +34,7 @@ def asked_lines(question: Question) -> list[Line]:
     """What is expected of which metric: the lines that do not depend on results."""
     claim = question.claim
     expected = f"a equal to b within {claim.within}" if claim.expect == "equal" else f"a {claim.expect} than b"
-    lines = [("source", _line(claim.source or "")), ("expect", expected), ("why", _line(claim.why or ""))]
+    lines = [("source", plain(claim.source or "")), ("expect", expected), ("why", plain(claim.why or ""))]
     lines.append(("metric", metric_text(claim.metric)))
     return [line for line in lines if line[1]]
 
@@ -79,7 +79,81 @@ def row_lines(row: ClaimRow) -> list[Line]:
         lines.append(("", measured_text(row, measured)))
     ratio = row.metric.scale == "log"
     lines.append(("a / b" if ratio else "a − b", difference_text(row)))
-    return [*lines, *(("note", note) for note in _notes(row))]
+    lines += [("", text) for text in more_texts(row)]
+    lines.append(("verdict", verdict_text(row)))
+    return [*lines, *(("note", note) for note in notes_of(row))]
+
+
+def more_texts(row: ClaimRow) -> list[str]:
+    """The margin that would have been met, the size of the effect, and the second interval."""
+    difference, name = row.a.difference, row.metric.name
+    if difference is None or difference.equal_within is None or math.isinf(difference.equal_within):
+        return []
+    within = f"± {wording.within_text(row.a, name)}".replace("± ×", "×")
+    unit = " points" if wording.is_percent(name) else ""
+    effect = f"; d_z {wording.effect_text(row.a.effect)}" if row.a.effect else ""
+    texts = [f"equal within {within}{unit}{effect}"]
+    if difference.items is not None:
+        texts.append(f"other test rows too: {wording.items_text(difference, name, signed=True)}{unit}")
+    return texts
+
+
+def verdict_text(row: ClaimRow) -> str:
+    """``supported: the interval lies wholly where the claim says; p 0.002 (t), 0.006 after Holm for 3 claims``."""
+    verdict = row.verdict
+    parts = [f"{verdict_word(row)}: {verdict.why}", p_text(row)]
+    if verdict.items_agree is False:
+        parts.append("for other test rows too it would not be so" if verdict.answer != "undecided" else "")
+    parts += [*verdict.notes, provisional(row)]
+    return "; ".join(part for part in parts if part)
+
+
+def verdict_word(row: ClaimRow) -> str:
+    """The answer with what takes away from it: ``supported, not after correction for 3 claims, fragile``."""
+    verdict = row.verdict
+    uncorrected = "" if verdict.corrected else f"not after correction for {verdict.n_claims} claims"
+    return ", ".join(part for part in (verdict.answer, uncorrected, "fragile" if verdict.fragile else "") if part)
+
+
+def p_text(row: ClaimRow) -> str:
+    """``p 0.002 (t), 0.006 after Holm for 3 claims; sign-flip p 0.004``; empty where there is no test."""
+    verdict = row.verdict
+    if verdict.p is None:
+        return ""
+    holm = f", {wording.number_text(verdict.p_holm)} after Holm for {verdict.n_claims} claims" if verdict.p_holm else ""
+    flip = verdict.p_flip if verdict.test == "t" else None
+    flipped = f"; sign-flip p {wording.number_text(flip)}" if flip is not None else ""
+    many = verdict.n_claims > 1
+    return f"p {wording.number_text(verdict.p)} ({verdict.test}){holm if many else ''}{flipped}"
+
+
+def provisional(row: ClaimRow) -> str:
+    """Whether runs are still to come."""
+    return f"provisional: {row.n_unfinished} of {row.n_runs} runs are not finished" if row.n_unfinished else ""
+
+
+def counts_text(rows: Sequence[ClaimRow]) -> str:
+    """``2 supported, 1 undecided``."""
+    answers = [row.verdict.answer for row in rows]
+    return ", ".join(f"{answers.count(answer)} {answer}" for answer in ORDER if answer in answers)
+
+
+def sides_label(row: ClaimRow) -> tuple[str, str]:
+    """What the two sides differ in: ``full``, ``none``; with the field's name where that is not the norm."""
+    sides = []
+    for fields in (row.question.a.fields, row.question.b.fields):
+        sides.append(", ".join(value if leaf == "norm" else f"{leaf} {value}" for leaf, value in fields.items()))
+    return sides[0], sides[1]
+
+
+def side_text(row: ClaimRow, side: Row) -> str:
+    """A side's centre with its interval and unit: ``96.9 [96.2, 97.5] %``."""
+    if side.estimate is None:
+        return "–"
+    if isinstance(row.question.claim.metric, KnobMetric):
+        return _knob_text(side.estimate).rpartition(",")[0]
+    text = wording.estimate_text(side.estimate, row.metric.name)
+    return f"{text} %" if wording.is_percent(row.metric.name) and text != "failed" else text
 
 
 def row_record(row: ClaimRow, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -92,6 +166,7 @@ def row_record(row: ClaimRow, records: Sequence[Mapping[str, Any]]) -> dict[str,
         "tune": row.question.claim.tune,
         "tuned_by": row.tuned_by,
         **{name: {k: v for k, v in record.items() if k not in common} for name, record in sides.items()},
+        "verdict": verdict_word(row),
         "runs": row.n_runs,
         "unfinished": row.n_unfinished,
         "versions": row.versions,
@@ -136,7 +211,7 @@ def difference_text(row: ClaimRow) -> str:
     return f"{text}, {pairs}"
 
 
-def _notes(row: ClaimRow) -> list[str]:
+def notes_of(row: ClaimRow) -> list[str]:
     """What holds for both sides, for each, and for the difference."""
     found = list(all_notes(row))
     for name, side in (("a", row.a), ("b", row.b)):

@@ -148,8 +148,9 @@ def _report_training(summary: Summary, as_json: bool, quiet: bool, verbose: bool
         results = load_results([summary.outline.folder])[0]
         comparisons, claims = compare_runs(results), list_claims(results)
     if as_json:
-        document = console.comparison_document(comparisons, claims)
-        console.print_json({"training": console.summary_record(summary), **document})
+        from bnexp.formats import document
+
+        console.print_json({"training": console.summary_record(summary), **document(comparisons, claims)})
     elif not quiet:
         console.print_comparisons(comparisons, claims=claims)
     console.print_summary(summary, quiet)
@@ -203,13 +204,25 @@ def compare(
     where: Annotated[str, typer.Option(help="Only these: norm=full,lr=0.1 (k=v1|v2 for several).")] = "",
     by: Annotated[str, typer.Option(help="One table per value of these fields: data,activation.")] = "",
     tune: Annotated[str, typer.Option(help="The knob of which each side takes its best value.")] = "lr",
+    until: Annotated[
+        str | None,
+        typer.Option(help="Count steps until a threshold: fit_loss<=0.1, test_accuracy>=0.9.", show_default=False),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print the rules by which conclusions are drawn, and stop.")
+    ] = False,
     format: Annotated[str, typer.Option(help="table, json, csv, markdown or latex.")] = "table",
 ) -> None:
     """One row per setting: mean with its 95 % interval over seeds, and the paired difference to the baseline.
 
-    The spec's claims follow, each with both sides' means; not with --where or --metric, for claims name their own.
+    2×2 effects, the speed of learning and the spec's claims with their verdicts follow; no claims with --where or
+    --metric, for they name their own.
     """
     from bnexp import console
+
+    if explain:
+        console.print_rules()
+        return
     from bnexp.comparison import compare_runs, list_claims
     from bnexp.results import load_results
 
@@ -222,7 +235,7 @@ def compare(
     comparisons: list[Comparison] = []
     claims: list[ClaimRow] = []
     for one in load_results(results or ()):
-        comparisons += compare_runs(one, given, metric, chosen, [k for k in by.split(",") if k], tune)
+        comparisons += compare_runs(one, given, metric, chosen, [k for k in by.split(",") if k], tune, until)
         if not chosen and metric is None:
             claims += list_claims(one)
     console.print_comparisons(comparisons, format, claims)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
+import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
+from rich.padding import Padding
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -21,14 +21,14 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from bnexp.claims import Question
-    from bnexp.comparison import ClaimRow, Comparison, Row
+    from bnexp.comparison import ClaimRow, Comparison
     from bnexp.executors import Message
     from bnexp.experiment import Outline, Summary
     from bnexp.plan import Stack
+    from bnexp.sheets import Sheet
 
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 LINE_SECONDS = 30.0  # off a terminal: a line at least this often
-NARROW = 80  # columns below which an interval goes under its centre
 PLAIN_WIDTH = 120  # columns of a table that is not printed on a terminal
 
 
@@ -133,54 +133,83 @@ def print_comparisons(
     comparisons: Sequence[Comparison], format: str = "table", claims: Sequence[ClaimRow] = ()
 ) -> None:
     """Print comparisons, and the claims after them, on stdout in one of FORMATS."""
-    writers: dict[str, Callable[[], str]] = {
-        "json": lambda: json.dumps(comparison_document(comparisons, claims), indent=1, ensure_ascii=False) + "\n",
-        "csv": lambda: _as_csv(comparisons, claims),
-        "markdown": lambda: "\n\n".join([*map(_as_markdown, comparisons), *map(_claim_as_markdown, claims)]) + "\n",
-        "latex": lambda: "\n".join([*map(_as_latex, comparisons), *map(_claim_as_latex, claims)]),
-    }
-    if format in writers:
-        sys.stdout.write(writers[format]())
+    if format != "table":
+        from bnexp.formats import WRITERS
+
+        sys.stdout.write(WRITERS[format](comparisons, claims))
         return
     console = _console()
     for comparison in comparisons:
-        _print_table(console, comparison)
+        _print_comparison(console, comparison)
     for study, rows in itertools.groupby(claims, key=lambda row: row.study):
         _print_claims(console, study, list(rows))
     if comparisons:
         from bnexp.comparison import NOT_COVERED
 
+        console.print()
         console.print(Text(NOT_COVERED, style="dim"))
 
 
-def _print_table(console: Console, comparison: Comparison) -> None:
+def _print_comparison(console: Console, comparison: Comparison) -> None:
     from bnexp import wording
+    from bnexp.sheets import sheets_of
 
-    title, narrow = wording.group_title(comparison), console.width < NARROW
-    console.print(Text(f"{title} · {wording.metric_title(comparison)}, 95 % intervals over seeds", style="bold"))
-    for subtitle, rows, axes in _parts(comparison):
-        console.print(Text(subtitle))
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        notes = _numbered_notes(rows, comparison.metric)
-        for name in _header(comparison, axes):
-            table.add_column(Text(name), overflow="fold")
-        for row in rows:
-            cells = _cells(comparison, row, axes)
-            mark = notes.get(wording.notes_of(row, comparison.metric))
-            cells[-1] += f" ({mark})" if mark else ""
-            table.add_row(*(Text(cell.replace(" [", "\n[") if narrow else cell) for cell in cells))
+    title = f"{wording.group_title(comparison)} · {wording.metric_title(comparison)}, 95 % intervals over seeds"
+    console.print(Text(title, style="bold"))
+    cut = False
+    for sheet in sheets_of(comparison):
+        table, notes, left_out = _fitted(console, sheet)
+        cut = cut or left_out
+        console.print(Text(sheet.title))
         console.print(table)
         for note, mark in notes.items():
             console.print(Text(f"({mark}) {note}", style="dim"))
         console.print()
     for note in comparison.notes:
         console.print(Text(note, style="dim"))
+    if cut:
+        console.print(Text("a wider terminal, or --format csv, has more columns: p, effect sizes, …", style="dim"))
+
+
+def _fitted(console: Console, sheet: Sheet) -> tuple[Table, dict[str, int], bool]:
+    """The sheet as it fits the width best, its numbered notes, and whether columns were left out.
+
+    Columns of the highest rank go first; where those that must stay are still too wide, intervals go below centres.
+    """
+    marks = {note: number for number, note in enumerate(dict.fromkeys(filter(None, sheet.notes)), start=1)}
+    ranks = sorted({head.rank for head in sheet.heads}, reverse=True)
+    for folded, rank in (*((False, rank) for rank in ranks), (True, 0)):
+        table = _table(sheet, marks, rank, folded)
+        if table.columns and console.measure(table, options=_endless(console)).maximum <= console.width:
+            break
+    return table, marks, rank < ranks[0]
+
+
+def _endless(console: Console) -> ConsoleOptions:
+    return console.options.update(width=10_000)
+
+
+def _table(sheet: Sheet, marks: Mapping[str, int], rank: int, folded: bool) -> Table:
+    """The columns up to a rank; ``folded``: intervals go below their centres."""
+    shown = [index for index, head in enumerate(sheet.heads) if head.rank <= rank]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for index in shown:
+        at = r" (?!%)" if sheet.heads[index].rank else r" (?=\[|to )"
+        table.add_column(Text(re.sub(at, "\n", sheet.heads[index].name)), overflow="fold")
+    for row, note in zip(sheet.rows, sheet.notes, strict=True):
+        cells = [row[index].replace(" [", "\n[") if folded else row[index] for index in shown]
+        cells[-1] += f" ({marks[note]})" if note else ""
+        table.add_row(*map(Text, cells))
+    return table
 
 
 def _print_claims(console: Console, study: str, rows: Sequence[ClaimRow]) -> None:
     from bnexp import claim_wording
 
-    console.print(Text(f"{study} · {claim_wording.LISTED}", style="bold"))
+    console.print()
+    console.print(
+        Text(f"{study} · {len(rows)} questions of its claims: {claim_wording.counts_text(rows)}", style="bold")
+    )
     for row in rows:
         _print_block(console, claim_wording.heading(row.question), claim_wording.row_lines(row))
 
@@ -193,142 +222,19 @@ def _print_block(console: Console, heading: str, lines: Sequence[tuple[str, str]
     grid.add_column(width=max(len(what) for what, _ in lines) + 2)
     grid.add_column(overflow="fold")
     for what, text in lines:
-        grid.add_row(Text(f"  {what}", style="dim"), Text(text))
+        strong = "bold" if what == "verdict" else ""
+        grid.add_row(Text(f"  {what}", style="dim"), Text(text, style=strong))
     console.print(grid)
 
 
-def _numbered_notes(rows: Sequence[Row], metric: str) -> dict[str, int]:
-    from bnexp import wording
+def print_rules() -> None:
+    """The rules by which bnexp concludes anything."""
+    from bnexp.comparison import RULES
 
-    notes = dict.fromkeys(note for row in rows if (note := wording.notes_of(row, metric)))
-    return {note: number for number, note in enumerate(notes, start=1)}
-
-
-def _parts(comparison: Comparison) -> list[tuple[str, Sequence[Row], tuple[str, ...]]]:
-    """The tables of a comparison: at equal values, and each at its best value of the knob."""
-    knob = comparison.tune
-    equal = f"at equal {knob}" if knob else "every setting"
-    parts: list[tuple[str, Sequence[Row], tuple[str, ...]]] = [(equal, comparison.rows, comparison.axes)]
-    if comparison.best_rows:
-        others = tuple(axis for axis in comparison.axes if axis != knob)
-        best = f"each at its best {knob}, chosen for each seed by {comparison.tuned_by} of the other seeds"
-        parts.append((best, comparison.best_rows, others))
-    return parts
-
-
-def _header(comparison: Comparison, axes: Sequence[str]) -> list[str]:
-    from bnexp import wording
-
-    unit = "difference" if comparison.scale == "raw" else "ratio"
-    return [*axes, "learned", wording.metric_title(comparison), f"{unit} to {comparison.baseline}"]
-
-
-def _cells(comparison: Comparison, row: Row, axes: Sequence[str]) -> list[str]:
-    from bnexp import wording
-
-    settings = [row.setting.get(axis, "") for axis in axes]
-    estimate = wording.estimate_text(row.estimate, comparison.metric)
-    return [*settings, wording.learned_text(row), estimate, wording.difference_text(row, comparison.metric)]
-
-
-def comparison_document(comparisons: Sequence[Comparison], claims: Sequence[ClaimRow]) -> dict[str, Any]:
-    """Comparisons and claims as one JSON document."""
-    from bnexp.claim_wording import row_record
-    from bnexp.comparison import claim_records, to_records
-
-    return {
-        "schema": 1,
-        "comparisons": [
-            {
-                "study": comparison.name,
-                "group": comparison.group,
-                "metric": comparison.metric_text,
-                "baseline": comparison.baseline,
-                "tune": comparison.tune,
-                "notes": list(comparison.notes),
-                "rows": to_records(comparison),
-            }
-            for comparison in comparisons
-        ],
-        "claims": [row_record(row, claim_records(row)) for row in claims],
-    }
-
-
-def _as_csv(comparisons: Sequence[Comparison], claims: Sequence[ClaimRow]) -> str:
-    from bnexp.comparison import claim_records, to_records
-
-    records = [record for comparison in comparisons for record in to_records(comparison)]
-    records += [record for row in claims for record in claim_records(row)]
-    columns = list(dict.fromkeys(key for record in records for key in record))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(records)
-    return buffer.getvalue()
-
-
-def _as_markdown(comparison: Comparison) -> str:
-    from bnexp import wording
-
-    def row_of(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    lines = [f"**{wording.group_title(comparison)}**"]
-    for subtitle, rows, axes in _parts(comparison):
-        header = [*_header(comparison, axes), "note"]
-        lines += ["", subtitle, "", row_of(header), row_of(["---"] * len(header))]
-        lines += [row_of([*_cells(comparison, r, axes), wording.notes_of(r, comparison.metric)]) for r in rows]
-    return "\n".join([*lines, *(f"\n{note}" for note in comparison.notes)])
-
-
-def _claim_as_markdown(row: ClaimRow) -> str:
-    from bnexp import claim_wording
-
-    lines = [f"- {what}: {text}" if what else f"  {text}" for what, text in claim_wording.row_lines(row)]
-    return "\n".join([f"**{claim_wording.heading(row.question)}**", "", *lines])
-
-
-_LATEX = str.maketrans(
-    {
-        **{char: f"\\{char}" for char in "&%$#_{}"},
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "\\": r"\textbackslash{}",
-        "×": r"$\times$",
-        "−": "$-$",
-        "–": "--",
-        "∞": r"$\infty$",
-    }
-)
-
-
-def _as_latex(comparison: Comparison) -> str:
-    """Tables for booktabs; everything that comes from a name is escaped."""
-    lines = []
-    for subtitle, rows, axes in _parts(comparison):
-        header = _header(comparison, axes)
-        lines += [f"% {wording_line(subtitle)}", rf"\begin{{tabular}}{{{'l' * len(header)}}}", r"\toprule"]
-        lines += [" & ".join(cell.translate(_LATEX) for cell in header) + r" \\", r"\midrule"]
-        lines += [" & ".join(c.translate(_LATEX) for c in _cells(comparison, r, axes)) + r" \\" for r in rows]
-        lines += [r"\bottomrule", r"\end{tabular}", ""]
-    return "\n".join(lines)
-
-
-def _claim_as_latex(row: ClaimRow) -> str:
-    """A description of two columns: what, and its text."""
-    from bnexp import claim_wording
-
-    lines = [r"\begin{tabular}{lp{0.75\linewidth}}", r"\toprule"]
-    title = row.question.title
-    text = claim_wording.heading(row.question).removeprefix(f"{title}: ")
-    for what, said in ((title, text), *claim_wording.row_lines(row)):
-        lines.append(f"{what.translate(_LATEX)} & {said.translate(_LATEX)}" + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-def wording_line(text: str) -> str:
-    """Text that stays in one line, as a LaTeX comment must."""
-    return " ".join(text.split())
+    console = _console()
+    for rule in RULES:
+        console.print(Text(f"{rule.number}. {rule.title}", style="bold"))
+        console.print(Padding(Text(rule.text), (0, 0, 1, 3)))
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

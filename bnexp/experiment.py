@@ -356,12 +356,13 @@ def _flatten(data: Any, path: str = "") -> dict[str, str]:
     return {path: json.dumps(data)}
 
 
-def _checksums(datasets: Mapping[DataFields, Dataset]) -> list[dict[str, str]]:
+def _checksums(datasets: Mapping[DataFields, Dataset]) -> list[dict[str, Any]]:
     return [
         {
             "name": fields.name,
-            "fields": json.dumps(fields.model_dump(mode="json", exclude={"path"}), sort_keys=True),
+            "fields": fields.identity,
             "sha256": dataset.sha256,
+            "train_rows": len(dataset.train.features),
         }
         for fields, dataset in datasets.items()
     ]

@@ -1,7 +1,7 @@
 """Results and comparisons to one HTML page that needs nothing else: no network, no other file, no JavaScript.
 
 Everything that comes from a spec, a CSV or a folder passes through Jinja's autoescape; chart specs stand in JSON blocks
-with ``<``, ``>`` and ``&`` as \\u escapes. A Content-Security-Policy allows the page's own script by its checksum only.
+with ``<``, ``>`` and ``&`` as \\u escapes. A Content-Security-Policy allows only scripts of known checksum.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bnexp import __version__, rendering, source
-from bnexp.claim_grammar import Claim
-from bnexp.comparison import Comparison, compare_runs
+from bnexp.answer import Answer, answer_of
+from bnexp.claim_wording import counts_text
+from bnexp.comparison import RULES, Comparison, compare_runs, list_claims
 from bnexp.errors import StorageError
 from bnexp.figure_files import files_of
 from bnexp.figure_parts import Figure
 from bnexp.figures import figures_of
+from bnexp.page_claims import ClaimPart, claim_parts
+from bnexp.page_runs import RunsTable, runs_table
 from bnexp.page_tables import Table, provenance, settings_table, tables_of
 from bnexp.results import Results
 from bnexp.summary import Said, summary_of
@@ -52,10 +55,13 @@ class Section:
     anchor: str
     name: str
     question: str
+    answer: Answer
     parts: Sequence[Part]
     varied: Sequence[tuple[str, str, str]]
     fixed: Sequence[tuple[str, str, str]]
-    claims: Sequence[Claim]
+    claims: Sequence[ClaimPart]
+    verdicts: str
+    runs: RunsTable | None
     provenance: Sequence[tuple[str, str]]
     yaml: str
 
@@ -117,6 +123,7 @@ def _anchors(names: Sequence[str]) -> list[str]:
 
 def _section(anchor: str, results: Results, comparisons: Sequence[Comparison]) -> Section:
     varied, fixed = settings_table(results)
+    claims = list_claims(results)
     return Section(
         anchor=anchor,
         name=results.name,
@@ -124,7 +131,10 @@ def _section(anchor: str, results: Results, comparisons: Sequence[Comparison]) -
         parts=[_part(results, comparison, single=len(comparisons) == 1) for comparison in comparisons],
         varied=varied,
         fixed=fixed,
-        claims=results.spec.claims,
+        answer=answer_of(results, comparisons, claims),
+        claims=claim_parts(claims),
+        verdicts=counts_text(claims),
+        runs=runs_table(results),
         provenance=provenance(results),
         yaml=source.dump(dict(results.spec.document)),
     )
@@ -152,13 +162,16 @@ def _render(sections: Sequence[Section]) -> str:
     template = environment.get_template("report.html")
     drawn = [figure.first.spec for section in sections for part in section.parts for figure in part.figures]
     script = rendering.script(drawn[0], _asset(environment, "report.js")) if drawn else ""
+    sorting = _asset(environment, "runs.js") if any(section.runs for section in sections) else ""
+    scripts = [one for one in (sorting, script) if one]
     return template.render(
         sections=sections,
         title=sections[0].name if len(sections) == 1 else f"{len(sections)} studies",
         version=__version__,
+        rules=RULES,
         style=Markup(_asset(environment, "report.css")),
-        script=Markup(script),
-        script_hash=_checksum(script),
+        scripts=[Markup(script) for script in scripts],
+        script_sources=Markup(" ".join(map(_checksum, scripts)) or "'none'"),
         svg_of=_svg_of,
     )
 
@@ -171,7 +184,7 @@ def _asset(environment: Environment, name: str) -> str:
 def _checksum(script: str) -> str:
     """The Content-Security-Policy source of an inline script."""
     digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def _svg_of(figure: Figure, prefix: str) -> Markup:

@@ -9,16 +9,29 @@ from typing import Any
 from bnexp.comparison import Comparison, Row
 from bnexp.layout import ALWAYS
 from bnexp.results import Results
+from bnexp.sheets import Sheet, more_sheets
 from bnexp.spec import SECTIONS, leaf, leaves, setting_fields, show
 from bnexp.summary import NEITHER, side_of, spoken
-from bnexp.wording import difference_text, estimate_text, is_percent, learned_text, metric_title, notes_of, quantity
+from bnexp.wording import (
+    difference_text,
+    effect_text,
+    estimate_text,
+    is_percent,
+    items_text,
+    learned_text,
+    metric_title,
+    notes_of,
+    p_text,
+    quantity,
+    within_text,
+)
 
 MOST_OPEN_ROWS = 40  # a longer table starts folded
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell's text and a smaller second line. ``kind`` is its column: setting, number or note."""
+    """A cell's text and smaller lines below it. ``kind`` is its column: setting, number, verdict or note."""
 
     text: str
     small: str = ""
@@ -51,7 +64,7 @@ class Table:
 
 
 def tables_of(comparison: Comparison) -> list[Table]:
-    """The table at the best values, if there is one, and that of every setting."""
+    """The table at the best values, if there is one, and that of every setting; then effects and speed."""
     knob, found = comparison.tune, []
     if comparison.best_rows:
         lead = f"Every seed at the {knob} with the best {spoken(comparison.tuned_by)} on the other seeds."
@@ -59,7 +72,29 @@ def tables_of(comparison: Comparison) -> list[Table]:
     equal = f"At equal {knob}" if knob else "Every setting"
     lead = f"Each row against the baseline at the same {knob}." if knob else ""
     found.append(_table(comparison, comparison.rows, equal, lead, knob))
-    return found
+    return [*found, *map(_plain, more_sheets(comparison))]
+
+
+def _plain(sheet: Sheet) -> Table:
+    """A sheet as it is, its notes numbered; where all that varies is in ``fields``, these are its first columns."""
+    numbers: dict[str, int] = {}
+    for note in filter(None, sheet.notes):
+        numbers.setdefault(note, len(numbers) + 1)
+    kinds = ["setting"] * sheet.fields + ["number"] * (len(sheet.heads) - sheet.fields)
+    rows = [
+        [*(Cell(text, kind=kind) for text, kind in zip(row, kinds, strict=True)), Cell(mark, kind="note")]
+        for row, note in zip(sheet.rows, sheet.notes, strict=True)
+        for mark in (str(numbers[note]) if note else "",)
+    ]
+    heads = [(head.name.replace("[95 %]", "[95\u00a0%]"), kind) for head, kind in zip(sheet.heads, kinds, strict=True)]
+    block = Block("", rows, frozenset())
+    title, _, lead = sheet.title.partition(": ")
+    folded = len(rows) > MOST_OPEN_ROWS
+    return Table(_capital(title), _capital(lead), [*heads, ("notes", "note")], [block], [], list(numbers), folded)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _table(comparison: Comparison, rows: Sequence[Row], title: str, lead: str, knob: str | None) -> Table:
@@ -130,7 +165,7 @@ def _head(comparison: Comparison, columns: Sequence[str], rows: Sequence[Row]) -
     numbers = [
         f"{metric_title(comparison)} [95\u00a0%]",
         f"{difference} to {comparison.baseline}{unit} [95\u00a0%]",
-        *("learned", "diverged", "n"),
+        *("sign-flip p", "equal within ±", "learned", "diverged", "n"),
     ]
     return [
         *((name, "setting") for name in columns),
@@ -150,8 +185,10 @@ def _cells(row: Row, comparison: Comparison, columns: Sequence[str], numbers: Ma
     return [
         *(Cell(row.setting[name], kind="setting") for name in columns),
         *chosen,
-        Cell(estimate_text(row.estimate, comparison.metric), _of_learned(row, comparison.metric)),
+        Cell(estimate_text(row.estimate, comparison.metric), _below(row, comparison.metric)),
         Cell(*_difference(row, comparison)),
+        Cell(p_text(row), f"d_z {effect_text(row.effect)}".replace(" [", "\n[") if row.effect else ""),
+        Cell(within_text(row, comparison.metric)),
         Cell(learned_text(row), exact),
         Cell(str(row.n_diverged)),
         Cell(str(row.n)),
@@ -173,24 +210,23 @@ def _chosen(row: Row) -> tuple[str, str]:
 
 
 def _difference(row: Row, comparison: Comparison) -> tuple[str, str]:
-    """The difference, and below it how it was made: pairs and their correlation, equal within."""
+    """The difference, and below it how it was made: pairs and their correlation, the second interval."""
     metric, estimate = comparison.metric, row.difference
     if estimate is None:
         return difference_text(row, metric), ""
     text = NEITHER if side_of(row, comparison.higher_is_better) == "neither" else difference_text(row, metric)
-    how = [f"{estimate.n} pairs" if row.paired else "not paired"]
-    if row.correlation is not None:
-        how.append(f"r = {row.correlation:.2f}")
-    within = estimate.equal_within
-    if within is not None and within < 1e300:
-        how.append(
-            f"equal within × {within:.3g}" if estimate.scale == "log" else f"equal within ± {_within(within, metric)}"
-        )
-    return text, ", ".join(how)
+    pairs = f"{estimate.n} pairs" if row.paired else "not paired"
+    how = [f"{pairs}, r = {row.correlation:.2f}" if row.correlation is not None else pairs]
+    if estimate.items is not None:
+        how.append(f"other rows too {items_text(estimate, metric, signed=True)}")
+    return text, "\n".join(how)
 
 
-def _within(value: float, metric: str) -> str:
-    return f"{100 * value:.1f}" if is_percent(metric) else f"{value:.3g}"
+def _below(row: Row, metric: str) -> str:
+    """Below the metric: what the runs that learned reached, or the second interval."""
+    if row.estimate is not None and row.estimate.items is not None:
+        return f"other rows too {items_text(row.estimate, metric)}"
+    return _of_learned(row, metric)
 
 
 def _of_learned(row: Row, metric: str) -> str:

@@ -75,8 +75,7 @@ class Structure:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in one epoch."""
-        whole, rest = divmod(self.shape.n_train, self.batch_size)
-        return whole + (1 if rest and self.last_batch == "keep" else 0)
+        return count_steps(self.shape.n_train, self.batch_size, self.last_batch)
 
     def n_norm_parameters(self, switches: Switches) -> int:
         """How many γ and β the norm learns."""
@@ -200,6 +199,12 @@ def structure_of(setting: Setting, shape: DataShape) -> Structure:
         noise=model.noise,
         ghost_size=model.ghost_size if switches.uses_statistics else 0,
     )
+
+
+def count_steps(n_train: int, batch_size: int | str, last_batch: str) -> int:
+    """Optimizer steps in one epoch over ``n_train`` rows; batch size ``full`` is one step."""
+    whole, rest = divmod(n_train, n_train if isinstance(batch_size, str) else batch_size)
+    return whole + (1 if rest and last_batch == "keep" else 0)
 
 
 def run_id(setting: Setting, axes: Sequence[str], seed: int) -> str:

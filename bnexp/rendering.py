@@ -29,13 +29,13 @@ def size_of(svg: str) -> tuple[float, float]:
 
 
 def for_page(svg: str, prefix: str) -> str:
-    """The SVG element for a page; ``prefix`` keeps its ids apart from those of other figures."""
-    svg = re.sub(r' (?:role|class|pointer-events|aria-[a-z]+)="[^"<>]*"', "", svg)  # the page says what the whole shows
+    """An SVG element for a page that says in words what it shows; ``prefix`` keeps its ids apart from others'."""
+    svg = re.sub(r' (?:role|class|pointer-events|aria-[a-z]+)="[^"<>]*"', "", svg)
     svg = re.sub(r'(?<= d=")[^"]*', lambda path: re.sub(r"\d+\.\d+", _tenth, path[0]), svg)
     # vl-convert numbers ids through all it draws: count anew, so that a page does not depend on what came before
     places = {name: index for index, name in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]*)"', svg)), start=1)}
     svg = re.sub(r'(\bid="|url\(#)([^")]*)', lambda match: f"{match[1]}{prefix}-{places[match[2]]}", svg)
-    return svg[svg.index("<svg") :]
+    return svg[svg.index("<svg") :].replace("<svg ", '<svg aria-hidden="true" ', 1)
 
 
 def _tenth(number: re.Match[str]) -> str:

@@ -22,7 +22,7 @@ from pandas import DataFrame, Series
 from bnexp.errors import DamagedResults, ResultsError, SpecError
 from bnexp.layout import COMMIT, META, OUTCOMES, RUNS, SCHEMA, SHARDS, SPEC, STATUSES, setting_columns
 from bnexp.loading import load_spec
-from bnexp.plan import run_id
+from bnexp.plan import count_steps, run_id
 from bnexp.spec import Setting, Spec, leaves, show
 
 ROOT = Path("results")
@@ -77,6 +77,21 @@ class Results:
         found = self.meta.get("labels")
         columns = found.get(table) if isinstance(found, dict) else None
         return tuple(map(str, columns)) if isinstance(columns, list) else None
+
+    def steps_per_epoch(self) -> dict[str, int]:
+        """Run id -> minibatches in an epoch; empty unless meta.json counts the training rows of every data set."""
+        rows = {
+            one["fields"]: one["train_rows"]
+            for one in self.meta.get("data") or ()
+            if isinstance(one, dict) and isinstance(one.get("train_rows"), int) and isinstance(one.get("fields"), str)
+        }
+        found = {}
+        for run, (setting, _) in planned_runs(self.spec).items():
+            n_train = rows.get(setting.data.identity)
+            if n_train is None:
+                return {}
+            found[run] = count_steps(n_train, setting.train.batch_size, setting.train.last_batch)
+        return found
 
     @property
     def tables(self) -> tuple[str, ...]:

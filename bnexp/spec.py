@@ -85,6 +85,11 @@ class DataFields(Fields):
         """Training rows of generated data before validation is taken out."""
         return self.samples or (BUMP_SAMPLES if self.name == "bump" else SAMPLES)
 
+    @property
+    def identity(self) -> str:
+        """All fields but the path as one text: how meta.json names the data."""
+        return json.dumps(self.model_dump(mode="json", exclude={"path"}), sort_keys=True)
+
 
 class ModelFields(Fields):
     """What is trained."""

@@ -1,4 +1,4 @@
-"""A comparison in plain words: what was compared, what came out with n and intervals, and what that does not say."""
+"""A comparison in plain words: what was compared, and what came out with n and intervals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bnexp.comparison import NOT_COVERED, Comparison, Row
+from bnexp.comparison import Comparison, Row
 from bnexp.results import Results
 from bnexp.wording import BASELINE_FAILED, FAILED, difference_text, estimate_text, is_percent, metric_title
 
@@ -37,7 +37,7 @@ def summary_of(results: Results, comparison: Comparison) -> list[Said]:
     if not any(row.n for row in comparison.rows):
         return [Said(f"None of the {sum(row.n_missing for row in comparison.rows)} runs has finished.")]
     tuned = [*_best(comparison), _equal(comparison)] if comparison.tune else [_one_rate(results, comparison)]
-    return [_what(comparison), *tuned, _failures(comparison), Said(NOT_COVERED)]
+    return [_what(comparison), *tuned, _failures(comparison)]
 
 
 def side_of(row: Row, higher_is_better: bool) -> Side:
@@ -62,10 +62,15 @@ def spoken(metric: str) -> str:
     return metric.replace("_", " ")
 
 
-def _label(setting: Mapping[str, str], without: Sequence[str] = ()) -> str:
+def label_of(setting: Mapping[str, str], without: Sequence[str] = ()) -> str:
     """A setting in words: the norm, then what else varies."""
     rest = [f"{leaf} {value}" for leaf, value in setting.items() if leaf not in ("norm", *without) and value != "–"]
     return ", ".join([part for part in (setting.get("norm", ""),) if part] + rest)
+
+
+def verdict_of(row: Row, comparison: Comparison) -> str:
+    """Where the interval of a difference lies, in words."""
+    return _VERDICTS[side_of(row, comparison.higher_is_better)]
 
 
 def _what(comparison: Comparison) -> Said:
@@ -97,7 +102,7 @@ def _best(comparison: Comparison) -> list[Said]:
 
 
 def _edges(rows: Sequence[Row], knob: str) -> list[Said]:
-    edges = [f"{_label(row.setting)} ({', '.join(row.edges)})" for row in rows if row.edges]
+    edges = [f"{label_of(row.setting)} ({', '.join(row.edges)})" for row in rows if row.edges]
     if not edges:
         return []
     listed = "; ".join(edges) if len(edges) <= MOST_SENTENCES else f"{len(edges)} of {len(rows)} settings"
@@ -114,7 +119,7 @@ def _compared(comparison: Comparison, rows: Sequence[Row], head: str) -> Said:
     if len(compared) > MOST_SENTENCES:
         return Said(f"{head} {_counts(comparison, compared)}")
     base = [row for row in rows if row.is_baseline]
-    lines = [f"{_label(row.setting)}: {_estimate(row, comparison.metric)}" for row in base]
+    lines = [f"{label_of(row.setting)}: {_estimate(row, comparison.metric)}" for row in base]
     return Said(head, [*lines, *(_line(comparison, row) for row in compared)])
 
 
@@ -126,7 +131,7 @@ def _estimate(row: Row, metric: str) -> str:
 
 def _line(comparison: Comparison, row: Row) -> str:
     metric, side = comparison.metric, side_of(row, comparison.higher_is_better)
-    own = f"{_label(row.setting)}: {_estimate(row, metric)}"
+    own = f"{label_of(row.setting)}: {_estimate(row, metric)}"
     if side == "neither" or row.difference is None:
         return f"{own}; {_VERDICTS[side]}"
     text = difference_text(row, metric)
@@ -171,7 +176,7 @@ def _ranges(comparison: Comparison) -> list[str]:
     spans: dict[str, list[tuple[float, Row]]] = {}
     for row in comparison.rows:
         if row.difference is not None and side_of(row, True) != "neither":
-            spans.setdefault(_label(row.setting, (knob,)), []).append((row.difference.center, row))
+            spans.setdefault(label_of(row.setting, (knob,)), []).append((row.difference.center, row))
     if len(spans) > MOST_SENTENCES:
         return []
     return [_range(label, rows, comparison) for label, rows in spans.items() if len(rows) > 1]

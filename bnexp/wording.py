@@ -53,12 +53,7 @@ def difference_text(row: Row, metric: str) -> str:
         return "neither learned" if row.failed == FAILED else f"both {row.failed}"
     if not math.isfinite(estimate.center) or (estimate.scale == "log" and estimate.center == 0):
         return _without_number(row, estimate.center, tie, metric)
-    if estimate.scale == "log":
-        return _ratio_text(estimate)
-    text = quantity(estimate.center, metric, signed=True)
-    if estimate.low is not None and estimate.high is not None:
-        text += f" [{_end(estimate.low, metric)}, {_end(estimate.high, metric)}]"
-    return text
+    return contrast_numbers(estimate, metric)
 
 
 def _without_number(row: Row, center: float, tie: float, metric: str) -> str:
@@ -87,12 +82,57 @@ def contrast_text(difference: Estimate, metric: Metric, a_failed: bool, b_failed
         failed = a_failed if worse == "a" else b_failed
         return f"{worse} failed in the middle pair" if failed else f"{other} is 0 in the middle pair"
     median = "median " if difference.kind.startswith("median") and center != tie else ""
-    if difference.scale == "log":
-        return median + _ratio_text(difference)
-    text = median + quantity(center, metric.name, signed=True)
-    if difference.low is not None and difference.high is not None:
-        text += f" [{_end(difference.low, metric.name)}, {_end(difference.high, metric.name)}]"
+    text = median + contrast_numbers(difference, metric.name)
     return f"{text} points" if is_percent(metric.name) else text
+
+
+def items_text(estimate: Estimate | None, metric: str, signed: bool = False) -> str:
+    """The second interval of an accuracy, ``[95.9, 97.8]``: other seeds and other test rows."""
+    if estimate is None or estimate.items is None:
+        return "–"
+    return f"[{', '.join(quantity(end, metric, signed) for end in estimate.items)}]"
+
+
+def contrast_numbers(estimate: Estimate | None, metric: str) -> str:
+    """A difference or ratio with its interval, and no words: ``+1.2 [0.3, 2.1]``, ``× 3.2 [2.8, 3.6]``."""
+    if estimate is None:
+        return "–"
+    if estimate.scale == "log":
+        return _ratio_text(estimate)
+    text = quantity(estimate.center, metric, signed=True)
+    if estimate.low is not None and estimate.high is not None:
+        text += f" [{_end(estimate.low, metric)}, {_end(estimate.high, metric)}]"
+    return text
+
+
+def p_text(row: Row) -> str:
+    """The sign-flip p; of a difference by rank that of the sign test, which the row's note says."""
+    if row.p_sign_flip is not None:
+        return number_text(row.p_sign_flip)
+    return "–" if row.p_sign is None else number_text(row.p_sign)
+
+
+def number_text(p: float) -> str:
+    """A p-value with two digits."""
+    return f"{p:.2g}" if p >= 0.0001 else f"{p:.0e}".replace("e-0", "e-")
+
+
+def effect_text(effect: Estimate | None) -> str:
+    """Cohen's d_z with its interval."""
+    if effect is None or effect.low is None or effect.high is None:
+        return "–"
+    return f"{effect.center:.2g} [{effect.low:.2g}, {effect.high:.2g}]"
+
+
+def within_text(row: Row, metric: str) -> str:
+    """M of "equal within ± M", rule 4: in the metric's units, a factor for ratios; two failures are no equality."""
+    difference = row.difference
+    within = difference.equal_within if difference else None
+    if difference is None or within is None or row.n_failed == row.n:
+        return "–"
+    if math.isinf(within):
+        return "∞"
+    return f"× {within:.3g}" if difference.scale == "log" else quantity(within, metric)
 
 
 def learned_text(row: Row) -> str:
@@ -108,14 +148,21 @@ def notes_of(row: Row, metric: str) -> str:
     if row.estimate is not None and row.estimate.note:
         parts.append(row.estimate.note)
     if row.difference is not None and row.difference.kind.startswith("median"):
-        parts.append("difference: median by rank, failed runs worst")
+        parts.append("difference: median by rank, failed runs worst, p of the sign test")
+    if row.difference is not None and row.difference.note:
+        parts.append(row.difference.note)
     return "; ".join(part for part in parts if part)
+
+
+def metric_name(comparison: Comparison) -> str:
+    """The metric in words: ``test accuracy``."""
+    plain = comparison.metric.replace("unexplained", "unexplained_variance").replace("_", " ")
+    return plain if comparison.metric == comparison.metric_text else comparison.metric_text
 
 
 def metric_title(comparison: Comparison) -> str:
     """The metric with its unit: ``test accuracy, %``."""
-    plain = comparison.metric.replace("unexplained", "unexplained_variance").replace("_", " ")
-    name = plain if comparison.metric == comparison.metric_text else comparison.metric_text
+    name = metric_name(comparison)
     if is_percent(comparison.metric):
         return f"{name}, %"
     return f"{name} (geometric mean)" if comparison.scale == "log" else name

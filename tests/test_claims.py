@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+from outcomes import study
 from studies import accuracy
 from studies import study as tiny_study
 from test_cli import bnexp
-from test_comparison import study
 from tools import ROOT, make_spec
 
 from bnexp import source

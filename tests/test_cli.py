@@ -86,7 +86,7 @@ def test_compare_selects(place):
     assert {row["norm"] for row in rows} == {"full", "none"}
     assert document["comparisons"][0]["metric"] == "test_loss"
     other = bnexp("compare", "--baseline", "standardize", cwd=place)
-    assert "difference to norm=standardize" in other.stdout
+    assert "to norm=standardize" in other.stdout
 
 
 def test_the_same_command_trains_nothing(place):

@@ -1,4 +1,4 @@
-"""The claims of a study with both sides' numbers: settings, metric, tuned knob, a − b. Listed, not judged.
+"""The claims of a study with both sides' numbers: settings, metric, tuned knob, a − b, and the verdict.
 
 Failed runs follow rule 5 for metrics of runs.csv, and ``columns`` for those of other tables. For ``largest``/
 ``smallest`` a seed failed if its runs pass at no value of the knob.
@@ -10,19 +10,24 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
 
 from bnexp.claim_grammar import KnobMetric, TableMetric
-from bnexp.claims import Question, Side, metric_text, resolve_claims, scale_of
-from bnexp.comparison.choice import choose, in_order
+from bnexp.claims import Question, Side, resolve_claims, scale_of, wrong_margin
+from bnexp.comparison.choice import in_order
 from bnexp.comparison.columns import Asked, choosers_of, column_metric, has_values, with_column
-from bnexp.comparison.compared import costs_of, counts_text, extra_of, flat
+from bnexp.comparison.entries import Entry
+from bnexp.comparison.items import METRIC as ITEMS_METRIC
+from bnexp.comparison.items import Shares, load_shares, shares_of, with_items
 from bnexp.comparison.metrics import Failing, Metric, metric_of
-from bnexp.comparison.rows import NO_EXTRA, Extra, Row, make_row
+from bnexp.comparison.rows import Row, make_row
 from bnexp.comparison.selection import Outcome, Runs, cells_of, members_of, on_axes
+from bnexp.comparison.tuning import at_best
+from bnexp.comparison.verdicts import Verdict, corrected, judge
 from bnexp.results import Results
 from bnexp.spec import Setting
 
+Grid = Mapping[str, Entry]  # value of the knob -> runs there
 ENDS = Failing(True, "had none", "had one")  # of seeds, for largest and smallest
 _TESTS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -50,63 +55,70 @@ class ClaimRow:
     n_unfinished: int
     notes: tuple[str, ...]
     versions: str
+    verdict: Verdict
 
 
 def list_claims(results: Results) -> tuple[ClaimRow, ...]:
-    """Every question of the spec's claims, in their order."""
+    """Every question of the spec's claims, in their order, judged together."""
     questions = resolve_claims(results.spec)
     if not questions:
         return ()
     reader = _Reader(results)
-    return tuple(_row(question, reader) for question in questions)
+    rows = [_row(question, reader) for question in questions]
+    verdicts = corrected([row.verdict for row in rows])
+    return tuple(replace(row, verdict=verdict) for row, verdict in zip(rows, verdicts, strict=True))
 
 
 def _row(question: Question, reader: _Reader) -> ClaimRow:
     results, asked = reader.results, question.claim.metric
     seeds, sides = results.spec.seeds, (question.a, question.b)
     metric, notes = reader.metric(asked)
-    grids = [reader.runs(side, asked) for side in sides]
+    grids = [reader.grid(side, asked) for side in sides]
     n_runs = len(seeds) * sum(map(len, grids))
-    unfinished = n_runs - sum(len(runs) for grid in grids for runs in grid.values())
+    unfinished = n_runs - sum(len(_runs(grid)) for grid in grids)
     tuned_by = ""
     if isinstance(asked, KnobMetric):
-        found = [(_ends(grid, asked, metric), NO_EXTRA) for grid in grids]
+        found = [Entry({}, _ends(grid, asked, metric)) for grid in grids]
     elif question.knob is not None:
         found, tuned_by, why_not = _tuned(grids, question.knob, asked)
         notes += why_not
     else:
-        found = [(grid[""], NO_EXTRA) for grid in grids]
-    (runs_a, extra_a), (runs_b, extra_b) = found
-    a = make_row(_fields(question, question.a), runs_a, seeds, metric, runs_b, False, extra_a)
-    b = make_row(_fields(question, question.b), runs_b, seeds, metric, None, True, extra_b)
+        found = [grid[""] for grid in grids]
+    one, other = found
+    a = make_row(_fields(question, question.a), one.runs, seeds, metric, other.runs, False, one.extra)
+    b = make_row(_fields(question, question.b), other.runs, seeds, metric, None, True, other.extra)
+    a, b = with_items(a, one.shares, other.shares), with_items(b, other.shares, None)
+    censored = False
     if isinstance(asked, KnobMetric):
         a, b = replace(a, n_diverged=0), replace(b, n_diverged=0)  # a seed without a value is no diverged run
+        at_end = [_at_end(row, grid, asked) for row, grid in zip((a, b), grids, strict=True)]
+        notes += [note for name, count in zip("ab", at_end, strict=True) if (note := _bound(name, count, asked))]
+        censored = any(at_end)
+    verdict = _verdict(question, metric, a, censored)
     versions = results.versions
-    return ClaimRow(results.name, question, metric, a, b, tuned_by, n_runs, unfinished, tuple(notes), versions)
+    return ClaimRow(results.name, question, metric, a, b, tuned_by, n_runs, unfinished, tuple(notes), versions, verdict)
+
+
+def _verdict(question: Question, metric: Metric, a: Row, censored: bool) -> Verdict:
+    unfit = wrong_margin(question.claim, metric.scale)  # a table's scale is known only now
+    return Verdict("undecided", f"within: {unfit}") if unfit else judge(question.claim, a, censored)
+
+
+def _at_end(row: Row, grid: Grid, asked: KnobMetric) -> int:
+    """How many seeds passed at the last value of the grid: beyond it they may pass too."""
+    ends = [float(value) for value in grid]
+    last = max(ends) if asked.largest is not None else min(ends)
+    return sum(value == last for value in row.values.values())
+
+
+def _bound(name: str, count: int, asked: KnobMetric) -> str:
+    bound = "at least" if asked.largest is not None else "at most"
+    seeds = f"{count} seed{'s' if count > 1 else ''}"
+    return f"{name}: {seeds} at the end of the grid: {bound} this value" if count else ""
 
 
 def _fields(question: Question, side: Side) -> dict[str, str]:
     return {**question.where, **question.each, **side.fields}
-
-
-def claim_records(row: ClaimRow) -> list[dict[str, Any]]:
-    """Three flat records, side a, side b and their difference, for JSON and CSV; what is not finite is None."""
-    question, claim = row.question, row.question.claim
-    shared = {"study": row.study, "metric": metric_text(claim.metric), "table": f"claim {question.number}"}
-    shared |= {"claim": claim.claim, "expect": claim.expect, "within": claim.within}
-    records = []
-    for name, side in (("a", row.a), ("b", row.b)):
-        record = {**shared, "side": name, **side.setting, "n": side.n, "n_learned": side.n_learned}
-        record |= {"n_diverged": side.n_diverged, "n_missing": side.n_missing, **flat("", side.estimate)}
-        record |= flat("learned_share", side.learned_share) | flat("of_learned", side.of_learned)
-        record |= {"tuned_by": row.tuned_by, "chosen": counts_text(side), "note": side.note, "versions": row.versions}
-        records.append(record)
-    both = {**question.where, **question.each}
-    difference = {**shared, "side": "difference", **both, "n": row.a.difference.n if row.a.difference else 0}
-    difference |= {**flat("", row.a.difference), "paired": row.a.paired, "correlation": row.a.correlation}
-    difference |= {"p_sign_flip": row.a.p_sign_flip, "p_sign": row.a.p_sign, "p_mcnemar": row.a.p_mcnemar}
-    difference |= {"tuned_by": row.tuned_by, "note": "; ".join(all_notes(row)), "versions": row.versions}
-    return [*records, difference]
 
 
 def all_notes(row: ClaimRow) -> tuple[str, ...]:
@@ -125,7 +137,7 @@ class _Reader:
         self.results = results
         self.axes = results.spec.axes
         self.members = members_of(results)
-        self._cells: dict[str, tuple[dict[tuple[str, ...], Runs], str]] = {}
+        self._cells: dict[str, tuple[dict[tuple[str, ...], Entry], str]] = {}
 
     def metric(self, asked: Asked | KnobMetric) -> tuple[Metric, list[str]]:
         """How the claim's metric is compared; a note where nothing is recorded under its name."""
@@ -138,35 +150,42 @@ class _Reader:
         known = metric_of(asked)
         return known or Metric(asked, "raw", True), [] if known else [f"no such metric: {asked}"]
 
-    def runs(self, side: Side, asked: Asked | KnobMetric) -> dict[str, Runs]:
+    def grid(self, side: Side, asked: Asked | KnobMetric) -> Grid:
         """The finished runs of one side by value of the knob; those of norm none at either placement."""
         cells = self._measured(asked)[0]
-        return {value: cells.get(self._key(setting), {}) for value, setting in side.settings.items()}
+        return {value: cells.get(self._key(setting), Entry({}, {})) for value, setting in side.settings.items()}
 
     def _key(self, setting: Setting) -> tuple[str, ...]:
         return tuple(on_axes({leaf: setting.shown(leaf) for leaf in (*self.axes, "norm")}, self.axes).values())
 
-    def _measured(self, asked: Asked | KnobMetric) -> tuple[dict[tuple[str, ...], Runs], str]:
+    @cached_property
+    def shares(self) -> Mapping[str, Shares]:
+        """items.csv, read when it is first needed."""
+        return load_shares(self.results)
+
+    def _measured(self, asked: Asked | KnobMetric) -> tuple[dict[tuple[str, ...], Entry], str]:
         """The runs of each setting, a table read once per metric of it; why that has no values."""
-        name = repr(asked) if isinstance(asked, TableMetric) else ""
+        name = repr(asked) if isinstance(asked, TableMetric) or asked == ITEMS_METRIC else ""
         if name not in self._cells:
             members, why_not = self.members, ""
             if isinstance(asked, TableMetric):
                 members, why_not = with_column(members, self.results, asked)
             cells, _ = cells_of(members, self.axes)
-            self._cells[name] = {tuple(cell.setting.values()): cell.runs for cell in cells}, why_not
+            shares = self.shares if asked == ITEMS_METRIC else {}
+            entries = [Entry(cell.setting, cell.runs, shares=shares_of(cell.ids, shares)) for cell in cells]
+            self._cells[name] = {tuple(entry.setting.values()): entry for entry in entries}, why_not
         return self._cells[name]
 
 
-def _ends(grid: Mapping[str, Runs], asked: KnobMetric, metric: Metric) -> Runs:
+def _ends(grid: Grid, asked: KnobMetric, metric: Metric) -> Runs:
     """Per seed, the largest (smallest) value of the knob at which its run passes; seeds with an unfinished run wait."""
     order = in_order(list(grid))
     if asked.largest is not None:
         order.reverse()
     found = {}
-    for seed in sorted(set.intersection(*(set(runs) for runs in grid.values()))):
-        passing = [value for value in order if _passes(grid[value][seed], asked)]
-        run = grid[passing[0] if passing else order[0]][seed]
+    for seed in sorted(set.intersection(*(set(cell.runs) for cell in grid.values()))):
+        passing = [value for value in order if _passes(grid[value].runs[seed], asked)]
+        run = grid[passing[0] if passing else order[0]].runs[seed]
         value = float(passing[0]) if passing else math.nan
         # A seed without a value has failed as one that diverged has: its value exists nowhere.
         found[seed] = Outcome(seed, bool(passing), not passing, run.init_id, run.order_id, {metric.name: value})
@@ -184,39 +203,36 @@ def _passes(run: Outcome, asked: KnobMetric) -> bool:
 # --- the tuned knob ---------------------------------------------------------------------------------------------------
 
 
-def _tuned(
-    grids: Sequence[Mapping[str, Runs]], knob: str, asked: Asked
-) -> tuple[list[tuple[Runs, Extra]], str, list[str]]:
+def _tuned(grids: Sequence[Grid], knob: str, asked: Asked) -> tuple[list[Entry], str, list[str]]:
     """Each side with every seed at the value that is best on the other seeds, what chose, and why not."""
-    nothing: list[tuple[Runs, Extra]] = [({}, NO_EXTRA) for _ in grids]
-    outcomes = [run for grid in grids for run in _runs(grid)]
-    if not outcomes:
+    nothing = [Entry({}, {}) for _ in grids]
+    if not any(_runs(grid) for grid in grids):
         return nothing, "", []
     tuner = _tuner(grids, asked)
     if tuner is None:
         wanted = " or ".join(choosers_of(asked)[:2])
         return nothing, "", [f"no choice of {knob}: no {wanted} was recorded, and test rows choose nothing"]
-    same = in_order(list(grids[0])) == in_order(list(grids[1]))
-    found: list[tuple[Runs, Extra]] = []
-    for grid in grids:
-        if not any(grid.values()):
-            found.append(({}, NO_EXTRA))
-            continue
-        choice = choose({value: costs_of(runs, tuner) for value, runs in grid.items()})
-        runs = {seed: grid[value][seed] for seed, value in choice.by_seed.items() if seed in grid[value]}
-        found.append((runs, extra_of(choice, knob, "" if same else f"the other side has another grid of {knob}")))
-    if any(any(grid.values()) and not runs for grid, (runs, _) in zip(grids, found, strict=True)):
+    other = "" if in_order(list(grids[0])) == in_order(list(grids[1])) else "the other side"
+    found = [_at_best(grid, tuner, knob, other) for grid in grids]
+    if any(_runs(grid) and not entry.runs for grid, entry in zip(grids, found, strict=True)):
         return found, tuner.name, [f"no choice of {knob}: the other seeds choose for each seed, so it takes two"]
     return found, tuner.name, []
 
 
-def _tuner(grids: Sequence[Mapping[str, Runs]], asked: Asked) -> Metric | None:
+def _at_best(grid: Grid, tuner: Metric, knob: str, other_grid: str) -> Entry:
+    if not _runs(grid):
+        return Entry({}, {})
+    runs = {value: cell.runs for value, cell in grid.items()}
+    return at_best({}, runs, {value: cell.shares for value, cell in grid.items()}, tuner, knob, other_grid)
+
+
+def _tuner(grids: Sequence[Grid], asked: Asked) -> Metric | None:
     """The first metric that may choose (rule 7) and that some run of each side with runs has."""
     for name in choosers_of(asked):
-        if all(has_values(_runs(grid), name) for grid in grids if any(grid.values())):
+        if all(has_values(_runs(grid), name) for grid in grids if _runs(grid)):
             return metric_of(name)
     return None
 
 
-def _runs(grid: Mapping[str, Runs]) -> list[Outcome]:
-    return [run for runs in grid.values() for run in runs.values()]
+def _runs(grid: Grid) -> list[Outcome]:
+    return [run for cell in grid.values() for run in cell.runs.values()]

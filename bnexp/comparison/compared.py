@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from bnexp.claim_grammar import TableMetric
 from bnexp.claims import metric_text, table_metric
-from bnexp.comparison.choice import Choice, choose, in_order
 from bnexp.comparison.columns import Asked, check_column, choosers_of, column_metric, has_values, with_column
-from bnexp.comparison.intervals import Estimate, Scale
+from bnexp.comparison.entries import Entry, rows_of
+from bnexp.comparison.factorial import Effects, effects_of
+from bnexp.comparison.intervals import Scale
+from bnexp.comparison.items import METRIC as ITEMS_METRIC
+from bnexp.comparison.items import load_shares, shares_of
 from bnexp.comparison.metrics import Metric, metric_of
-from bnexp.comparison.rows import FEWEST_PAIRS, Extra, Row, is_recorded, make_row
+from bnexp.comparison.rows import FEWEST_PAIRS, Row, is_recorded
 from bnexp.comparison.selection import (
-    Cell,
     Member,
     Outcome,
-    Runs,
     axes_of,
     cells_of,
     check_field,
@@ -26,17 +25,25 @@ from bnexp.comparison.selection import (
     is_regression,
     keep,
     members_of,
-    on_axes,
     parse_baseline,
     split,
 )
+from bnexp.comparison.speed import Speed, Threshold, parse_threshold, speed_of, steps_until
+from bnexp.comparison.tuning import tuned_entries
 from bnexp.errors import UsageError, did_you_mean
 from bnexp.results import Results
 
-NOT_COVERED = (  # rule 10: every report says this
-    "Intervals are over seeds. They do not cover the data split, other test rows, the architecture, the choice of data "
-    "set or the grid of learning rates."
-)
+_UNCOVERED = ("the data split", "other test rows", "the architecture", "the choice of data set")
+
+
+def not_covered(items: bool = False) -> str:
+    """What every report says (rule 10); ``items``: its intervals are of other test rows too."""
+    left = [what for what in _UNCOVERED if not (items and what == "other test rows")]
+    over = "seeds and test rows" if items else "seeds"
+    return f"Intervals are over {over}. They do not cover {', '.join(left)} or the grid of learning rates."
+
+
+NOT_COVERED = not_covered()
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ class Comparison:
     ``metric`` is the name that says how its numbers are shown, ``metric_text`` what it is in words. ``rows`` has every
     setting, compared at equal values; ``best_rows`` one row per setting of the other axes, each seed at the
     value of ``tune`` that ``tuned_by`` finds best on the other seeds; it is empty if nothing can be tuned, and
-    ``notes`` say why.
+    ``notes`` say why. ``effects`` and ``speed`` belong to ``rows``, ``best_effects`` and ``best_speed`` to the best
+    values.
     """
 
     name: str
@@ -64,6 +72,10 @@ class Comparison:
     notes: tuple[str, ...]
     metric_text: str
     versions: str = ""  # of bnexp, torch and Python that trained it
+    effects: tuple[Effects, ...] = ()
+    best_effects: tuple[Effects, ...] = ()
+    speed: Speed | None = None
+    best_speed: Speed | None = None
 
 
 def compare_runs(
@@ -73,10 +85,12 @@ def compare_runs(
     where: Mapping[str, list[str] | str] | None = None,
     by: Sequence[str] = (),
     tune: str | None = "lr",
+    until: str | None = None,
 ) -> tuple[Comparison, ...]:
     """Compare the settings of a study, in one Comparison per data set and per value of the ``by`` fields.
 
-    ``metric`` is a column of runs.csv, or of a table: ``TABLE.COLUMN:label=value,over=mean``.
+    ``metric`` is a column of runs.csv, or of a table: ``TABLE.COLUMN:label=value,over=mean``. ``until`` is a threshold,
+    ``fit_loss<=0.1``, for the speed in place of the baseline's own last loss.
     """
     if tune is not None:
         check_field(tune, "tune")
@@ -91,6 +105,7 @@ def compare_runs(
         wanted = _named_metric(metric, members, results.tables)
     members = kept
     partial = parse_baseline(baseline, members)
+    threshold = parse_threshold(until, results) if until else None
     compared, left_out = [], []
     for group, inside in split(members, by):
         measured = wanted or _default_metric(inside)
@@ -98,50 +113,14 @@ def compare_runs(
             left_out.append(_text(group) or results.name)
             continue
         fields = default_baseline(inside) if partial is None else partial
-        compared.append(_compare(results, group, inside, measured, asked or measured.name, fields, tune))
+        job = _Job(results, group, inside, measured, asked or measured.name, fields, tune, threshold)
+        compared.append(job.compare())
     if not left_out:
         return tuple(compared)
     note = f"{metric} was not recorded for {'; '.join(left_out)}"
     if not compared:
         raise UsageError(f"metric: {note}{_why_absent(str(metric), members)}")
     return tuple(replace(comparison, notes=(*comparison.notes, note)) for comparison in compared)
-
-
-def to_records(comparison: Comparison) -> list[dict[str, Any]]:
-    """One flat record per row, for JSON and CSV; what is not finite (a failed run, no value) is None."""
-    tables = (("equal values", comparison.rows), (f"best {comparison.tune}", comparison.best_rows))
-    return [_record(comparison, table, row) for table, rows in tables for row in rows]
-
-
-def _record(comparison: Comparison, table: str, row: Row) -> dict[str, Any]:
-    record: dict[str, Any] = {"study": comparison.name, **comparison.group}
-    record |= {"metric": comparison.metric_text, "table": table}
-    record |= {leaf: row.setting.get(leaf, "") for leaf in comparison.axes}
-    record |= {"is_baseline": row.is_baseline, "n": row.n, "n_learned": row.n_learned}
-    record |= {"n_diverged": row.n_diverged, "n_missing": row.n_missing}
-    named = {"learned_share": row.learned_share, "": row.estimate, "of_learned": row.of_learned}
-    for name, estimate in {**named, "difference": row.difference}.items():
-        record |= flat(name, estimate)
-    record |= {"baseline": comparison.baseline, "paired": row.paired, "correlation": row.correlation}
-    record |= {"p_sign_flip": row.p_sign_flip, "p_sign": row.p_sign, "p_mcnemar": row.p_mcnemar}
-    record["chosen"] = counts_text(row)
-    record["within_one_se"] = "; ".join(row.within_one_se)
-    record |= {"note": row.note, "versions": comparison.versions}
-    return record
-
-
-def counts_text(row: Row) -> str:
-    """How often each value of a tuned knob was chosen: ``0.1 in 7; 1 in 3``."""
-    return "; ".join(f"{value} in {count}" for value, count in (row.chosen or {}).items())
-
-
-def flat(name: str, estimate: Estimate | None) -> dict[str, Any]:
-    """An estimate's numbers, its kind and why it has no interval, each under the name."""
-    prefix = f"{name}_" if name else ""
-    numbers = {key: getattr(estimate, key, None) for key in ("center", "low", "high", "sd")}
-    finite = {key: value if value is not None and math.isfinite(value) else None for key, value in numbers.items()}
-    words = {"kind": estimate.kind if estimate else "", "why_no_interval": estimate.note if estimate else ""}
-    return {f"{prefix}{key}": value for key, value in {**finite, **words}.items()}
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
@@ -190,67 +169,76 @@ def _why_absent(name: str, members: Sequence[Member]) -> str:
 # --- one group --------------------------------------------------------------------------------------------------------
 
 
-def _compare(
-    results: Results,
-    group: dict[str, str],
-    members: Sequence[Member],
-    metric: Metric,
-    asked: Asked,
-    baseline: Mapping[str, str],
-    tune: str | None,
-) -> Comparison:
-    axes = axes_of(members, results.spec.axes)
-    cells, agree = cells_of(members, axes)
-    seeds = results.spec.seeds
-    rows = _rows([(cell.setting, cell.runs, Extra()) for cell in cells], seeds, metric, baseline)
-    knob = tune if tune in axes else None
-    tuner, notes = _tuner(asked, members, knob)
-    best_rows: tuple[Row, ...] = ()
-    if knob and tuner:
-        best_rows, more = _best_rows(cells, knob, tuner, seeds, metric, baseline)
-        notes += more
-    return Comparison(
-        name=results.name,
-        group=group,
-        metric=metric.name,
-        scale=metric.scale,
-        higher_is_better=metric.higher_is_better,
-        baseline=_text(baseline),
-        axes=axes,
-        rows=rows,
-        best_rows=best_rows,
-        tune=knob,
-        tuned_by=tuner.name if tuner and best_rows else "",
-        notes=(*_row_notes(rows, best_rows, axes, baseline), *([] if agree else [_DISAGREE]), *notes),
-        metric_text=metric_text(asked),
-        versions=results.versions,
-    )
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """One group of settings, and what is asked of it."""
+
+    results: Results
+    group: dict[str, str]
+    members: Sequence[Member]
+    metric: Metric
+    asked: Asked
+    baseline: Mapping[str, str]
+    tune: str | None
+    until: Threshold | None
+
+    def compare(self) -> Comparison:
+        """Rows, effects and speed, at equal values and at the best ones."""
+        metric, axes = self.metric, axes_of(self.members, self.results.spec.axes)
+        cells, agree = cells_of(self.members, axes)
+        shares = load_shares(self.results) if self.asked == ITEMS_METRIC else {}
+        entries = [Entry(cell.setting, cell.runs, shares=shares_of(cell.ids, shares)) for cell in cells]
+        knob = self.tune if self.tune in axes else None
+        tuner, notes = _tuner(self.asked, self.members, knob)
+        best: list[Entry] = []
+        if knob and tuner:
+            best, more = tuned_entries(entries, knob, tuner, self.baseline)
+            notes += more
+        rows, best_rows = (rows_of(some, self.results.spec.seeds, metric, self.baseline) for some in (entries, best))
+        said = _row_notes(rows, best_rows, axes, self.baseline)
+        return Comparison(
+            name=self.results.name,
+            group=self.group,
+            metric=metric.name,
+            scale=metric.scale,
+            higher_is_better=metric.higher_is_better,
+            baseline=_text(self.baseline),
+            axes=axes,
+            rows=rows,
+            best_rows=best_rows,
+            tune=knob,
+            tuned_by=tuner.name if tuner and best_rows else "",
+            notes=(*said, *([] if agree else [_DISAGREE]), *notes),
+            metric_text=metric_text(self.asked),
+            versions=self.results.versions,
+            effects=effects_of(entries, metric),
+            best_effects=effects_of(best, metric),
+            speed=self._speed(entries),
+            best_speed=self._speed(self._best_trained(entries, knob)),
+        )
+
+    def _best_trained(self, entries: Sequence[Entry], knob: str | None) -> list[Entry]:
+        """Each setting at the value that trains best: a speed of training is chosen by the training loss (rule 7)."""
+        if knob is None:
+            return []
+        names = ("fit_loss", "train_loss")
+        runs = _outcomes(self.members)
+        tuner = next((metric for name in names if has_values(runs, name) and (metric := metric_of(name))), None)
+        return tuned_entries(entries, knob, tuner, self.baseline)[0] if tuner else []
+
+    def _speed(self, entries: Sequence[Entry]) -> Speed | None:
+        if not entries or not any(leaf in entries[0].setting for leaf in self.baseline):
+            return None
+        seeds = self.results.spec.seeds
+        if self.until is not None:
+            return steps_until(self.results, entries, seeds, self.baseline, self.until)
+        return speed_of(self.results, entries, seeds, self.baseline)
 
 
 _DISAGREE = (
     "norm none gave different numbers at its two placements, which must be bit-equal (it has none): "
     "were its runs trained on different machines or versions?"
 )
-
-
-def _rows(
-    entries: Sequence[tuple[dict[str, str], Runs, Extra]],
-    seeds: Sequence[int],
-    metric: Metric,
-    baseline: Mapping[str, str],
-) -> tuple[Row, ...]:
-    """Each entry against the one equal to it but for the baseline's fields."""
-    runs_of = {tuple(setting.values()): runs for setting, runs, _ in entries}
-    rows = []
-    for setting, runs, extra in entries:
-        fields = {leaf: value for leaf, value in baseline.items() if leaf in setting}
-        target = tuple(on_axes({**setting, **fields}, tuple(setting)).values())
-        is_baseline = bool(fields) and target == tuple(setting.values())
-        partner = runs_of.get(target) if fields and not is_baseline else None
-        if fields and target not in runs_of:
-            extra = replace(extra, note=_joined(extra.note, f"no setting equal to it but for {_text(fields)}"))
-        rows.append(make_row(setting, runs, seeds, metric, partner, is_baseline, extra))
-    return tuple(rows)
 
 
 def _row_notes(
@@ -274,9 +262,6 @@ def _row_notes(
     return notes
 
 
-# --- the tuned knob ---------------------------------------------------------------------------------------------------
-
-
 def _tuner(asked: Asked, members: Sequence[Member], knob: str | None) -> tuple[Metric | None, list[str]]:
     """The metric that may choose the knob for this one, if there is one in all settings; or why there is none."""
     finished = [member.runs.values() for member in members if any(not run.diverged for run in member.runs.values())]
@@ -289,64 +274,6 @@ def _tuner(asked: Asked, members: Sequence[Member], knob: str | None) -> tuple[M
                 return metric_of(name), []
     why = _why_absent(names[0], members) or f": no {names[0]} was recorded"
     return None, [f"no choice of {knob} for {metric_text(asked)}{why}, and test rows choose nothing"]
-
-
-def _best_rows(
-    cells: Sequence[Cell],
-    knob: str,
-    tuner: Metric,
-    seeds: Sequence[int],
-    metric: Metric,
-    baseline: Mapping[str, str],
-) -> tuple[tuple[Row, ...], list[str]]:
-    """One row per setting of the other axes, every seed at the value that is best on the other seeds."""
-    grids: dict[tuple[str, ...], dict[str, Cell]] = {}
-    for cell in cells:
-        others = tuple(value for leaf, value in cell.setting.items() if leaf != knob)
-        grids.setdefault(others, {})[cell.setting[knob]] = cell
-    leaves = tuple(leaf for leaf in cells[0].setting if leaf != knob)
-    fields = {leaf: value for leaf, value in baseline.items() if leaf != knob}
-    entries, notes, chosen = [], [], 0
-    for others, grid in grids.items():
-        setting = dict(zip(leaves, others, strict=True))
-        if not is_recorded((run for cell in grid.values() for run in cell.runs.values()), tuner):
-            notes.append(f"no choice of {knob} for {_text(setting)}: no {tuner.name} was recorded")
-            continue
-        target = tuple(on_axes({**setting, **{k: v for k, v in fields.items() if k in setting}}, leaves).values())
-        choice = choose({value: costs_of(cell.runs, tuner) for value, cell in grid.items()})
-        chosen += len(choice.by_seed)
-        runs = {seed: grid[value].runs[seed] for seed, value in choice.by_seed.items() if seed in grid[value].runs}
-        same = target not in grids or in_order(list(grids[target])) == in_order(list(grid))
-        entries.append(
-            (setting, runs, extra_of(choice, knob, "" if same else f"its baseline has another grid of {knob}"))
-        )
-    if not chosen:
-        return (), [f"no choice of {knob}: the other seeds choose for each seed, so it takes two that finished"]
-    return _rows(entries, seeds, metric, fields), notes
-
-
-def costs_of(runs: Runs, tuner: Metric) -> dict[int, float]:
-    """The choosing metric by seed, turned so that less is better; +inf where the run failed."""
-    return {
-        seed: tuner.cost(tuner.on_scale(run.values.get(tuner.name, math.nan), not run.learned))
-        for seed, run in runs.items()
-    }
-
-
-def extra_of(choice: Choice, knob: str, grid_note: str) -> Extra:
-    """What a tuned row says of the choice: split votes, values at the grid's edge."""
-    n = sum(choice.counts.values())
-    split_votes = ", ".join(f"{value} in {count} of {n}" for value, count in choice.counts.items())
-    parts = (
-        f"{knob} {split_votes}" if len(choice.counts) > 1 else "",
-        f"{knob} {', '.join(choice.edges)} at the grid's edge: the best may lie beyond" if choice.edges else "",
-        grid_note,
-    )
-    return Extra(choice.counts, choice.within_one_se, choice.edges, _joined(*parts))
-
-
-def _joined(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)
 
 
 def _text(fields: Mapping[str, str]) -> str:

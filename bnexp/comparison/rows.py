@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from bnexp.comparison import intervals
 from bnexp.comparison.intervals import Estimate
@@ -22,7 +22,8 @@ class Row:
     ``n_baseline_failed`` those of either side that failed, ``failed`` says how. ``estimate`` is of
     the metric itself: a mean, or the median with failed runs at the worst rank; then ``of_learned`` is the mean of the
     others, without an interval. ``values`` are the metric's, by seed. ``difference`` is to the baseline, a ratio on the
-    log scale; ``paired`` says how. Of the p-values, ``p_sign_flip`` goes with a mean, ``p_sign`` with a median,
+    log scale; ``paired`` says how, and ``differences`` are those of the pairs, by seed, on the scale, each good to
+    ``rounding``. ``effect`` is d_z. Of the p-values, ``p_sign_flip`` goes with a mean, ``p_sign`` with a median,
     ``p_mcnemar`` with the shares that learned. ``chosen``, ``within_one_se`` and ``edges`` belong to a tuned knob: how
     often each value was chosen, the best value on all seeds and those within one SE of it, and the chosen values at the
     grid's edge.
@@ -51,19 +52,28 @@ class Row:
     n_failed: int = 0
     n_baseline_failed: int = 0
     failed: str = LEARNING.failed
+    effect: Estimate | None = None
+    differences: Mapping[int, float] = field(default_factory=dict)
+    rounding: float = 0.0
 
 
 @dataclass(frozen=True)
 class Contrast:
     """A difference with all that goes with it."""
 
-    difference: Estimate
+    difference: Estimate | None
     paired: bool
     note: str
     correlation: float | None = None
     p_sign_flip: float | None = None
     p_sign: float | None = None
     p_mcnemar: float | None = None
+    effect: Estimate | None = None
+    differences: Mapping[int, float] = field(default_factory=dict)
+    rounding: float = 0.0
+
+
+NO_CONTRAST = Contrast(None, False, "")
 
 
 @dataclass(frozen=True)
@@ -94,14 +104,14 @@ def make_row(
     passed = [run for run in outcomes if not _fails(run, metric)]
     failed = len(outcomes) - len(passed)
     n_learned = sum(run.learned for run in outcomes)
-    contrast = None
+    contrast = NO_CONTRAST
     if baseline is not None and recorded and is_recorded(baseline.values(), metric) and runs and baseline:
         contrast = contrast_of(runs, baseline, metric)
     notes = (
         _missing_note(seeds, runs),
         "" if recorded else f"no {metric.name} was recorded",
         _worst_note(outcomes, metric, failed) if recorded else "",
-        contrast.note if contrast else "",
+        contrast.note,
         extra.note,
     )
     return Row(
@@ -115,24 +125,37 @@ def make_row(
         estimate=_center(outcomes, metric) if outcomes and recorded else None,
         of_learned=_of_passed(passed, metric) if failed and recorded else None,
         values={run.seed: run.values.get(metric.name, math.nan) for run in outcomes},
-        difference=contrast.difference if contrast else None,
-        paired=contrast.paired if contrast else False,
-        correlation=contrast.correlation if contrast else None,
-        p_sign_flip=contrast.p_sign_flip if contrast else None,
-        p_sign=contrast.p_sign if contrast else None,
-        p_mcnemar=contrast.p_mcnemar if contrast else None,
+        difference=contrast.difference,
+        paired=contrast.paired,
+        correlation=contrast.correlation,
+        p_sign_flip=contrast.p_sign_flip,
+        p_sign=contrast.p_sign,
+        p_mcnemar=contrast.p_mcnemar,
         chosen=extra.chosen,
         within_one_se=extra.within_one_se,
         edges=extra.edges,
-        note="; ".join(note for note in notes if note),
+        note=joined(*notes),
         n_failed=failed,
-        n_baseline_failed=sum(_fails(run, metric) for run in (baseline or {}).values()),
+        n_baseline_failed=failed_count((baseline or {}).values(), metric),
         failed=metric.failing.failed,
+        effect=contrast.effect,
+        differences=contrast.differences,
+        rounding=contrast.rounding,
     )
 
 
 def _fails(run: Outcome, metric: Metric) -> bool:
     return metric.fails(run.learned, run.diverged)
+
+
+def failed_count(runs: Iterable[Outcome], metric: Metric) -> int:
+    """How many have the worst rank."""
+    return sum(_fails(run, metric) for run in runs)
+
+
+def joined(*notes: str) -> str:
+    """Notes in one line, empty ones left out."""
+    return "; ".join(note for note in notes if note)
 
 
 def is_recorded(runs: Iterable[Outcome], metric: Metric) -> bool:
@@ -157,34 +180,38 @@ def _center(outcomes: Sequence[Outcome], metric: Metric) -> Estimate:
 def contrast_of(runs: Runs, baseline: Runs, metric: Metric) -> Contrast:
     """The difference of two settings: paired where both sides started from one network and saw one order of rows."""
     common = sorted(set(runs) & set(baseline))
-    why_not = _why_not_paired(runs, baseline, common)
+    why_not = why_not_paired(runs, baseline, common)
     if why_not:
         a, b = _scaled(runs.values(), metric), _scaled(baseline.values(), metric)
         return Contrast(intervals.welch_difference(a, b, metric.scale), False, why_not)
     ours, theirs = [runs[seed] for seed in common], [baseline[seed] for seed in common]
     a, b = _scaled(ours, metric), _scaled(theirs, metric)
-    differences = [intervals.difference(x, y) for x, y in zip(a, b, strict=True)]
+    differences = {seed: intervals.difference(x, y) for seed, x, y in zip(common, a, b, strict=True)}
     single = sorted(set(runs) ^ set(baseline))
     note = f"no pair for {_seeds(single)}" if single else ""
-    ranked = not all(map(math.isfinite, (*a, *b)))
     failed = [(_fails(x, metric), _fails(y, metric)) for x, y in zip(ours, theirs, strict=True)]
-    won, lost = failed.count((False, True)), failed.count((True, False))
-    return Contrast(
-        intervals.paired_difference(a, b, metric.scale),
-        True,
-        note,
-        correlation=intervals.correlation(a, b, metric.scale),
-        p_sign_flip=None
-        if ranked
-        else intervals.sign_flip_p(differences, intervals.resolution((*a, *b), metric.scale)),
-        p_sign=intervals.sign_test_p(sum(d > 0 for d in differences), sum(d < 0 for d in differences))
-        if ranked
-        else None,
-        p_mcnemar=intervals.sign_test_p(won, lost) if ranked else None,
-    )
+    # A failed run whose partner is missing forbids the t verdict as one in a pair does: what is lost is not a mean.
+    alone = any(_fails(side[seed], metric) for side in (runs, baseline) for seed in single if seed in side)
+    estimate = intervals.paired_difference(a, b, metric.scale, ranked=alone)
+    pairs = Contrast(estimate, True, note, intervals.correlation(a, b, metric.scale), differences=differences)
+    pairs = replace(pairs, rounding=intervals.resolution((*a, *b), metric.scale))
+    if alone or not all(map(math.isfinite, (*a, *b))):
+        signs = [sign(d) for d in differences.values()]
+        won, lost = failed.count((False, True)), failed.count((True, False))
+        p_sign, p_mcnemar = (intervals.sign_test_p(*ab) for ab in ((signs.count(1), signs.count(-1)), (won, lost)))
+        return replace(pairs, p_sign=p_sign, p_mcnemar=p_mcnemar)
+    p = intervals.sign_flip_p(list(differences.values()), pairs.rounding)
+    mean = math.fsum(differences.values()) / len(differences)
+    return replace(pairs, p_sign_flip=p, effect=intervals.standardized_effect(estimate, mean))
 
 
-def _why_not_paired(runs: Runs, baseline: Runs, common: Sequence[int]) -> str:
+def sign(number: float) -> int:
+    """1, −1, or 0."""
+    return (number > 0) - (number < 0)
+
+
+def why_not_paired(runs: Runs, baseline: Runs, common: Sequence[int]) -> str:
+    """Why the runs of these seeds are no pairs; empty if they share initial weights and minibatches."""
     if not common:
         return "not paired (no common seed): Welch"
     if any(not runs[s].init_id or runs[s].init_id != baseline[s].init_id for s in common):

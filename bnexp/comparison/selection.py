@@ -10,7 +10,7 @@ from typing import Any
 
 from bnexp.comparison.metrics import metric_of
 from bnexp.errors import UsageError, did_you_mean
-from bnexp.plan import run_id
+from bnexp.plan import run_id, setting_id
 from bnexp.results import Results, with_derived
 from bnexp.spec import REGRESSIONS, Setting, leaves, show
 
@@ -28,6 +28,7 @@ class Outcome:
     init_id: str
     order_id: str
     values: Mapping[str, float]
+    run: str = ""  # its id
 
 
 Runs = Mapping[int, Outcome]  # finished runs of one setting by seed
@@ -40,6 +41,7 @@ class Member:
     fields: Mapping[str, str]
     setting: Setting
     runs: Runs
+    id: str = ""
 
     def matches(self, leaf: str, values: Iterable[str]) -> bool:
         """Whether the field has one of the values; norm none has no placement and so is at every one."""
@@ -52,6 +54,7 @@ class Cell:
 
     setting: dict[str, str]
     runs: Runs
+    ids: tuple[str, ...] = ()  # of the settings that it stands for, as items.csv names them
 
 
 def members_of(results: Results) -> tuple[Member, ...]:
@@ -65,7 +68,7 @@ def members_of(results: Results) -> tuple[Member, ...]:
         ids = (run_id(setting, axes, seed) for seed in results.spec.seeds)
         runs = {outcomes[name].seed: outcomes[name] for name in ids if name in outcomes}
         texts = {leaf: show(getattr(getattr(setting, section), name)) for leaf, (section, name) in fields.items()}
-        members.append(Member(texts, setting, runs))
+        members.append(Member(texts, setting, runs, setting_id(setting, axes)))
     return tuple(members)
 
 
@@ -73,7 +76,7 @@ def _outcome(row: Mapping[Any, Any], metrics: Sequence[str]) -> Outcome:
     diverged = row["status"] == "diverged"
     learned = not diverged and row["learned"] is True
     values = {name: float(row[name]) for name in metrics}
-    return Outcome(int(row["seed"]), learned, diverged, row["init_id"], row["order_id"], values)
+    return Outcome(int(row["seed"]), learned, diverged, row["init_id"], row["order_id"], values, str(row["run"]))
 
 
 # --- fields and values that a user names ------------------------------------------------------------------------------
@@ -159,7 +162,8 @@ def cells_of(members: Sequence[Member], axes: Sequence[str]) -> tuple[tuple[Cell
         if known is not None:
             agree = agree and all(_equal(run, known.runs[s]) for s, run in member.runs.items() if s in known.runs)
         runs = {**member.runs, **known.runs} if known else member.runs
-        cells[key] = Cell(setting, dict(sorted(runs.items())))
+        ids = (*(known.ids if known else ()), member.id)
+        cells[key] = Cell(setting, dict(sorted(runs.items())), ids)
     return tuple(cells.values()), agree
 
 

@@ -19,6 +19,7 @@ async function enliven(view) {
   const { spec } = read(view);
   for (const name of Object.keys(spec.datasets)) spec.datasets[name] = unpacked(spec.datasets[name]);
   const live = document.createElement("div");
+  live.ariaHidden = "true"; // the figure is one picture with a text of its own
   try {
     await vegaEmbed(live, spec, options);
     view.querySelector(".chart").replaceChildren(live);

@@ -100,8 +100,9 @@ def cost_text(cost: Row) -> str:
 
 def _results(rows: Sequence[Row]) -> Iterator[str]:
     claims = [row for row in rows if row["table"].startswith("claim ")]
-    yield "# Result:   per claim: a | b | a − b, or × a/b for metrics compared on logs; means over seeds, 95 % interval"
-    yield f"{INDENT}(on logs geometric means; medians where some failed), from measured/*.csv; ↗ at the grid's edge."
+    yield "# Result:   per claim: a | b | a − b, or × a/b for metrics compared on logs | verdict; from measured/*.csv."
+    yield f"{INDENT}Means over seeds, 95 % interval (on logs geometric means; medians where some failed); ↗ at the"
+    yield f"{INDENT}grid's edge; * not after Holm's correction for the questions of the spec."
     trained = any(row["n_learned"] not in ("", "0") for row in rows)
     for name in dict.fromkeys(row["table"] for row in claims):
         asked = [row for row in claims if row["table"] == name]
@@ -141,7 +142,13 @@ def _line(a: Row, b: Row, difference: Row, common: Row, trained: bool) -> str:
     of_runs = " " not in a["metric"]  # in other tables a run fails only if it diverges
     ranked = of_runs and difference["kind"].startswith("median") and len(lost) == 1
     compared = f"{lost[0]} did not learn" if ranked else f"{sign}{_estimate(difference)}"
-    return f"{where + ': ' if where else ''}{sides[0]} | {sides[1]} | {compared}"
+    return f"{where + ': ' if where else ''}{sides[0]} | {sides[1]} | {compared} | {_verdict(difference)}"
+
+
+def _verdict(row: Row) -> str:
+    """The verdict, with a star where it does not stand after correction."""
+    fragile = ", fragile" if row["fragile"] == "True" else ""
+    return f"{row['verdict']}{'' if row['after_correction'] == 'True' else '*'}{fragile}"
 
 
 def _fields(row: Row) -> Row:

@@ -1,0 +1,157 @@
+"""The head of a report: the answer in two or three sentences, and what is not shown. Nothing here is free text.
+
+The sentences come from the verdicts on the claims, with n and interval; of a study without claims, from the
+differences to the baseline. A sentence about test accuracy uses the interval of other seeds *and* other test rows where
+there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bnexp import claim_wording, wording
+from bnexp.comparison import ClaimRow, Comparison, Estimate, Row, not_covered
+from bnexp.results import Results
+from bnexp.summary import label_of, verdict_of
+
+MOST_SENTENCES = 3
+BOTH = "over other seeds and other test rows"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the head of a report says. ``undecided``: no sentence claims anything."""
+
+    sentences: Sequence[str]
+    not_shown: Sequence[str]
+
+
+def answer_of(results: Results, comparisons: Sequence[Comparison], claims: Sequence[ClaimRow]) -> Answer:
+    """The answer of one study."""
+    finished = any(row.n for comparison in comparisons for row in comparison.rows)
+    if not finished:
+        total = len(results.runs)
+        return Answer([f"There is no answer yet: none of the {total} runs has finished."], [])
+    sentences = _from_claims(claims) if claims else _from_rows(comparisons)
+    return Answer(sentences, [*_not_judged(claims), *_not_covered(comparisons, claims)])
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+def _from_claims(rows: Sequence[ClaimRow]) -> list[str]:
+    if len(rows) <= MOST_SENTENCES:
+        return [claim_sentence(row) for row in rows]
+    counted = f"Of {len(rows)} questions that the claims ask, {claim_wording.counts_text(rows)}."
+    return [counted, *(claim_sentence(row) for row in _telling(rows, MOST_SENTENCES - 1))]
+
+
+def _telling(rows: Sequence[ClaimRow], most: int) -> list[ClaimRow]:
+    """The first question, then those with another verdict (contradicted first) and of another claim."""
+    first, order = rows[0], ("contradicted", "supported", "undecided")
+
+    def rank(row: ClaimRow) -> tuple[bool, int, bool]:
+        same_claim = row.question.number == first.question.number
+        return row.verdict.answer == first.verdict.answer, order.index(row.verdict.answer), same_claim
+
+    return [first, *sorted(rows[1:], key=rank)[: most - 1]]
+
+
+def claim_sentence(row: ClaimRow) -> str:
+    """One question with its verdict, both sides, the difference with its interval, and n."""
+    each = ", ".join(f"{leaf} {value}" for leaf, value in row.question.each.items())
+    only = " on these test rows only" if row.verdict.items_agree is False and row.verdict.answer != "undecided" else ""
+    said = f"“{claim_wording.plain(row.question.claim.claim)}”{f' ({each})' if each else ''} is "
+    said += f"{claim_wording.verdict_word(row)}{only}"
+    if row.a.difference is None:
+        return f"{said}; nothing was compared: {row.verdict.why}."
+    a, b = claim_wording.sides_label(row)
+    numbers = [claim_wording.side_text(row, _in_general(side)) for side in (row.a, row.b)]
+    sides = f"{a} {numbers[0]}, {b} {numbers[1]}"
+    text = claim_wording.difference_text(replace(row, a=_in_general(row.a)))
+    what = "ratio" if row.metric.scale == "log" else "difference"
+    for name, label in (("a ", a), ("b ", b)):
+        if text.startswith(name):  # in words: who failed
+            what, text = label, text.removeprefix(name)
+    return f"{said}: {sides}; {what} {text}{', ' + BOTH if row.a.difference.items else ''}."
+
+
+def _in_general(row: Row) -> Row:
+    """The row with the intervals that speak of accuracy in general, where it has them."""
+    found = row
+    if row.estimate is not None and row.estimate.items is not None:
+        found = replace(found, estimate=_wider(row.estimate))
+    if row.difference is not None and row.difference.items is not None:
+        found = replace(found, difference=_wider(row.difference))
+    return found
+
+
+def _wider(estimate: Estimate) -> Estimate:
+    assert estimate.items is not None
+    return replace(estimate, low=estimate.items.low, high=estimate.items.high)
+
+
+# --- no claims --------------------------------------------------------------------------------------------------------
+
+
+def _from_rows(comparisons: Sequence[Comparison]) -> list[str]:
+    found = []
+    for comparison in comparisons:
+        rows = comparison.best_rows or comparison.rows
+        compared = [row for row in rows if row.difference is not None]
+        # the norm with everything switched on says most
+        compared.sort(key=lambda row: row.setting.get("norm") != "full")
+        found += [row_sentence(comparison, row) for row in compared]
+    return found[:MOST_SENTENCES] or ["Nothing was compared: no setting has a baseline that it differs from."]
+
+
+def row_sentence(comparison: Comparison, row: Row) -> str:
+    """One setting against its baseline, with n and interval."""
+    assert row.difference is not None
+    general = _in_general(row)
+    at = f" at its best {comparison.tune}" if comparison.best_rows else ""
+    group = ", ".join(f"{leaf} {value}" for leaf, value in comparison.group.items())
+    text = wording.difference_text(general, comparison.metric)
+    unit = " percentage points" if wording.is_percent(comparison.metric) and text[-1:] in "0123456789]" else ""
+    n = f"n = {row.difference.n} pairs" if row.paired else "not paired"
+    both = f", {BOTH}" if row.difference.items else ""
+    sides = f"{label_of(row.setting)}{at} against {comparison.baseline}, {wording.metric_name(comparison)}"
+    found = f"{text}{unit} ({n}{both}); {verdict_of(general, comparison)}"
+    return f"{f'On {group}: ' if group else ''}{sides}: {found}."
+
+
+# --- what is not shown ------------------------------------------------------------------------------------------------
+
+
+def _not_judged(claims: Sequence[ClaimRow]) -> list[str]:
+    if not claims:
+        return ["The spec states no claims, so nothing was tested: tables and intervals are descriptive."]
+    uncorrected = [row.question.title for row in claims if not row.verdict.corrected]
+    texts = (
+        _listed("undecided", [row.question.title for row in claims if row.verdict.answer == "undecided"]),
+        _listed(f"not significant after correction for {len(claims)} questions", uncorrected),
+        _listed(
+            "fragile (sign flips disagree with the interval)", [r.question.title for r in claims if r.verdict.fragile]
+        ),
+        _listed("provisional (runs are missing)", [r.question.title for r in claims if r.n_unfinished]),
+    )
+    return [text for text in texts if text]
+
+
+def _listed(what: str, titles: Sequence[str]) -> str:
+    shown = "; ".join(titles[:MOST_SENTENCES]) + (
+        f"; and {len(titles) - MOST_SENTENCES} more" if len(titles) > 3 else ""
+    )
+    return f"{_capital(what)}: {shown}." if titles else ""
+
+
+def _not_covered(comparisons: Sequence[Comparison], claims: Sequence[ClaimRow]) -> list[str]:
+    """The sentences cover other test rows only if every interval in them does."""
+    rows = [row.a for row in claims] or [row for one in comparisons for row in one.best_rows or one.rows]
+    differences = [row.difference for row in rows if row.difference is not None]
+    return [not_covered(bool(differences) and all(one.items is not None for one in differences))]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
