@@ -84,12 +84,12 @@ class Grid(NamedTuple):
 
 
 def time_of(frame: DataFrame) -> str:
-    """The column of the horizontal axis: optimizer steps, where the frame has them, else epochs."""
-    return "step" if "step" in frame.columns else "epoch"
+    """The column of the horizontal axis: epochs, where the frame has them, else optimizer steps or layers."""
+    return next(name for name in ("epoch", "step", "layer") if name in frame.columns)
 
 
 def epochs(frame: DataFrame, labelled: bool = True) -> alt.X:
-    """Epochs (or steps) from the first to the last drawn; ``labelled``: whether numbers stand at the axis."""
+    """Epochs (steps, layers) from the first to the last drawn; ``labelled``: whether numbers stand at the axis."""
     quiet: dict[str, Any] = {} if labelled else {"labels": False, "ticks": False}
     time = time_of(frame)
     ends = [int(frame[time].min()), int(frame[time].max())]
@@ -202,7 +202,15 @@ def picked(opacity: float) -> alt.OpacityValue:
 
 def tooltip_of(frame: DataFrame, quantity: Quantity) -> list[alt.Tooltip]:
     """What a point says of itself."""
-    words = {"norm": "norm:N", "line": "line:N", "lr": "lr:N", "rate": "rate:Q", "epoch": "epoch:Q", "n": "n:Q"}
+    words = {
+        "norm": "norm:N",
+        "line": "line:N",
+        "lr": "lr:N",
+        "rate": "rate:Q",
+        "epoch": "epoch:Q",
+        "layer": "layer:Q",
+        "n": "n:Q",
+    }
     titles = {"rate": "lr"}
     said = [alt.Tooltip(field, title=titles.get(name, name)) for name, field in words.items() if name in frame.columns]
     number = ".3~%" if quantity.percent else ".3~g"

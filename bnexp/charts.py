@@ -53,7 +53,7 @@ class Drawing(NamedTuple):
 
 
 def curves(frame: DataFrame, quantity: Quantity, grid: Grid) -> Drawing:
-    """Lines over epochs with bands: panel, norm, epoch, n, mean, low, high; further columns go into the tooltip."""
+    """Lines over epochs (layers) with bands: panel, norm, epoch, n, mean, low, high; the tooltip says more."""
     layers = _curve_layers(frame, quantity, lines_of(frame), epochs(frame), VIEW)
     return Drawing(_wrapped(layers, frame, grid), [frame])
 

@@ -113,12 +113,12 @@ def broken(head: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def ordered(lines: DataFrame, runs: DataFrame) -> DataFrame:
+def ordered(lines: DataFrame, runs: DataFrame, along: str = "epoch") -> DataFrame:
     """Panels in the order of the runs; the norms that are drawn dashed come last, and so on top."""
     panels = {panel: index for index, panel in enumerate(dict.fromkeys(runs["panel"]))}
     depth = {norm: -index for index, norm in enumerate(LEGEND)}
     keys = lines.assign(_panel=lines["panel"].map(panels), _norm=lines["norm"].map(depth))
-    return keys.sort_values(["_panel", "_norm", "epoch"], kind="stable").drop(columns=["_panel", "_norm"])
+    return keys.sort_values(["_panel", "_norm", along], kind="stable").drop(columns=["_panel", "_norm"])
 
 
 def n_text(lines: DataFrame) -> str:

@@ -12,17 +12,23 @@ from typing import NamedTuple
 import pandas as pd
 from pandas import DataFrame
 
-from bnexp.aggregates import measured
+from bnexp import charts
+from bnexp.aggregates import bands, measured
 from bnexp.chart_parts import Quantity
 from bnexp.figure_cases import MOST_SETTINGS, Case, cases, choices, epochs_of, spread
 from bnexp.figure_parts import (
     EVERY_SEED,
     Figure,
+    Rows,
     Source,
     View,
     by_layer,
+    gaps_text,
+    grid_of,
     make_figure,
     make_view,
+    n_text,
+    ordered,
     panel_text,
     rows_of_panels,
 )
@@ -30,6 +36,7 @@ from bnexp.figures_inside import norm_output
 
 SHIFT, LANDSCAPE = "How far activations have moved", "The loss along the gradient"
 ICS, RANK, GRADIENTS = "Internal covariate shift", "How many directions activations use", "Gradients, layer by layer"
+FEWEST_LAYERS = 3  # two points are no curve
 MOST_SIDE_BY_SIDE = 4  # learning rates in one row
 # Squared SDs: the rounding of float32 and what ε does to a standardized value lie below, a millionth of an SD² above.
 ROUNDING = 1e-9
@@ -147,16 +154,35 @@ def _layered_view(source: Source, case: Case, table: str, views: int) -> Iterato
     if frame is None:
         return
     frame = received(frame) if "tap" in frame.columns else frame
-    frame = by_layer(frame[frame["layer"] >= what.first_layer])
-    rows = [(Quantity(title, log), frame, column) for title, log, column in what.rows]
-    most = epochs_of(views, len(rows) * len(frame[["panel", "norm"]].drop_duplicates()))
-    drawn = rows_of_panels(rows, 150, most)
+    frame = frame[frame["layer"] >= what.first_layer]
+    drawn = _by_epoch(what, frame, views) or _by_layer(what, frame)
     if drawn is None:
         return
     means = GEOMETRIC if what.rows[0][1] else EVERY_SEED
     caption = (f"{case.lead}{what.definition}", f"{means}; {drawn.n}.", drawn.gaps, case.missing)
-    alt = f"Line charts over epochs, per layer. {caption[0]}"
+    alt = f"Line charts over epochs or layers. {caption[0]}"
     yield make_view(caption, alt, drawn.chart, drawn.data, (case.block, case.rate))
+
+
+def _by_epoch(what: Layered, frame: DataFrame, views: int) -> Rows | None:
+    frame = by_layer(frame)
+    rows = [(Quantity(title, log), frame, column) for title, log, column in what.rows]
+    most = epochs_of(views, len(rows) * len(frame[["panel", "norm"]].drop_duplicates()))
+    return rows_of_panels(rows, 150, most)
+
+
+def _by_layer(what: Layered, frame: DataFrame) -> Rows | None:
+    """Of a table with one or two epochs: its first row's column from layer to layer, one panel per epoch."""
+    title, log, column = what.rows[0]
+    frame = frame.dropna(subset=column).assign(
+        panel=[f"epoch {epoch}" for epoch in frame.dropna(subset=column)["epoch"]]
+    )
+    if frame["layer"].nunique() < FEWEST_LAYERS:
+        return None
+    lines = ordered(bands(frame, ["panel", "norm", "layer"], column, log), frame, "layer")
+    gaps = len(frame[["panel", "norm", "layer"]].drop_duplicates()) - len(lines)
+    chart = charts.curves(lines, Quantity(title, log), grid_of(lines["panel"].nunique()))
+    return Rows(chart, n_text(lines), gaps_text(gaps), lines)
 
 
 # --- landscape --------------------------------------------------------------------------------------------------------

@@ -140,6 +140,19 @@ def test_rank_and_gradients_by_layer(results, figures, name, column, quantity, t
     assert ("geometric" in view.caption) == (name == "gradients")
 
 
+def test_a_table_of_the_start_alone_is_drawn_from_layer_to_layer(tmp_path):
+    text = SPEC.split("measure:")[0].replace("epochs: 4", "epochs: 0").replace("[8, 8]", "[8, 8, 8]")
+    run_experiment(make_spec(text + "measure: [gradients]"), Request(out=tmp_path / "s"), Silent())
+    found = load_results([tmp_path / "s"])[0]
+    made = {figure.name: figure for figure in figures_of(found, compare_runs(found)[0])[0]}
+    view = view_of(made["gradients"], "placement pre", "1")
+    rows = table(found, "gradients", norm="full", placement="pre", lr=1, layer=3)
+    (row,) = view.data[(view.data["norm"] == "full") & (view.data["layer"] == 3)].to_dict("records")
+    assert [row["mean"], row["low"], row["high"]] == pytest.approx(list(expected(rows["gradient_square"])))
+    assert sorted(set(view.data["layer"])) == [1, 2, 3, 4]
+    assert set(view.data["panel"]) == {"epoch 0"}
+
+
 def test_landscape_has_both_steps_and_the_range_of_the_loss_per_run(results, figures):
     figure = figures["landscape"]
     assert figure.choices["step length"] == ("the learning rate", "relative to the weights")
