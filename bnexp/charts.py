@@ -143,10 +143,11 @@ def fits(lines: DataFrame, points: DataFrame, grid: Grid) -> Drawing:
         x=alt.X("x:Q", title=None, axis=alt.Axis(format="~g", tickCount=2), scale=alt.Scale(nice=False)),
         y=alt.Y("y:Q", title=None, axis=alt.Axis(format="~g", tickCount=4), scale=alt.Scale(zero=False)),
     )
-    dots = base.transform_filter("datum.dot").mark_circle(size=14, color="#9a9a9a", opacity=0.7)
+    at = [alt.Tooltip(f"{name}:Q", format=".3~g") for name in ("x", "y")]
+    dots = base.transform_filter("datum.dot").mark_circle(size=14, color="#9a9a9a", opacity=0.7).encode(tooltip=at)
     line = base.transform_filter("!datum.dot").mark_line(strokeWidth=1.3, opacity=0.75)
-    drawn = line.encode(color=color(lines_of(lines), None), detail="seed:N", order="x:Q")
-    return Drawing(_wrapped([dots, drawn], frame, grid), [frame])
+    drawn = line.encode(color=color(lines_of(lines), None), detail="seed:N", order="x:Q", tooltip=["norm:N", "seed:N"])
+    return Drawing(_wrapped([dots.properties(name=VIEW), drawn], frame, grid), [frame])
 
 
 # --- panels -----------------------------------------------------------------------------------------------------------
