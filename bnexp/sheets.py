@@ -81,7 +81,14 @@ def _rows(comparison: Comparison, rows: Sequence[Row], title: str) -> Sheet:
         (Head("equal within ±", 2), lambda row: wording.within_text(row, metric)),
         (Head("r of pairs", 5), lambda row: "–" if row.correlation is None else f"{row.correlation:.2f}"),
     ]
-    return _sheet(title, columns, rows, [wording.notes_of(row, metric) for row in rows])
+    return _sheet(title, columns, rows, [_note(row, metric) for row in rows])
+
+
+def _note(row: Row, metric: str) -> str:
+    """What a reader must know of a row, and which values of the knob are as good as the best (rule 7)."""
+    near = ", ".join(value for value in row.within_one_se if value not in (row.chosen or {}))
+    parts = (wording.notes_of(row, metric), f"within one SE of the best: {near}" if near else "")
+    return "; ".join(part for part in parts if part)
 
 
 def _setting(comparison: Comparison, rows: Sequence[Row]) -> list[tuple[Head, Cell]]:
