@@ -43,7 +43,7 @@ def answer_of(results: Results, comparisons: Sequence[Comparison], claims: Seque
 def _from_claims(rows: Sequence[ClaimRow]) -> list[str]:
     if len(rows) <= MOST_SENTENCES:
         return [claim_sentence(row) for row in rows]
-    counted = f"Of {len(rows)} questions that the claims ask, {claim_wording.counts_text(rows)}."
+    counted = f"The claims ask {len(rows)} questions: {claim_wording.counts_text(rows)}."
     return [counted, *(claim_sentence(row) for row in _telling(rows, MOST_SENTENCES - 1))]
 
 
@@ -67,7 +67,7 @@ def claim_sentence(row: ClaimRow) -> str:
     if row.a.difference is None:
         return f"{said}; nothing was compared: {row.verdict.why}."
     a, b = claim_wording.sides_label(row)
-    numbers = [claim_wording.side_text(row, _in_general(side)) for side in (row.a, row.b)]
+    numbers = [f"{claim_wording.side_text(row, _in_general(side))}{_failures(side)}" for side in (row.a, row.b)]
     sides = f"{a} {numbers[0]}, {b} {numbers[1]}"
     text = claim_wording.difference_text(replace(row, a=_in_general(row.a)))
     what = "ratio" if row.metric.scale == "log" else "difference"
@@ -75,6 +75,10 @@ def claim_sentence(row: ClaimRow) -> str:
         if text.startswith(name):  # in words: who failed
             what, text = label, text.removeprefix(name)
     return f"{said}: {sides}; {what} {text}{', ' + BOTH if row.a.difference.items else ''}."
+
+
+def _failures(side: Row) -> str:
+    return f" ({side.n_failed} of {side.n} {side.failed})" if side.n_failed else ""
 
 
 def _in_general(row: Row) -> Row:

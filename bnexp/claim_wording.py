@@ -94,7 +94,7 @@ def more_texts(row: ClaimRow) -> list[str]:
     effect = f"; d_z {wording.effect_text(row.a.effect)}" if row.a.effect else ""
     texts = [f"equal within {within}{unit}{effect}"]
     if difference.items is not None:
-        texts.append(f"other test rows too: {wording.items_text(difference, name, signed=True)}{unit}")
+        texts.append(f"other rows: {wording.items_text(difference, name, signed=True)}{unit}")
     return texts
 
 

@@ -218,14 +218,14 @@ def _difference(row: Row, comparison: Comparison) -> tuple[str, str]:
     pairs = f"{estimate.n} pairs" if row.paired else "not paired"
     how = [f"{pairs}, r = {row.correlation:.2f}" if row.correlation is not None else pairs]
     if estimate.items is not None:
-        how.append(f"other rows too {items_text(estimate, metric, signed=True)}")
+        how.append(f"other rows {items_text(estimate, metric, signed=True)}")
     return text, "\n".join(how)
 
 
 def _below(row: Row, metric: str) -> str:
     """Below the metric: what the runs that learned reached, or the second interval."""
     if row.estimate is not None and row.estimate.items is not None:
-        return f"other rows too {items_text(row.estimate, metric)}"
+        return f"other rows {items_text(row.estimate, metric)}"
     return _of_learned(row, metric)
 
 

@@ -60,7 +60,7 @@ def test_many_questions_are_counted_and_the_odd_one_is_told(tmp_path):
         return {"test_accuracy": 0.5 + 0.01 * seed if worse else values(fields, seed)["test_accuracy"]}
 
     found = answer(study(tmp_path, MANY, outcome))
-    assert found.sentences[0] == "Of 5 questions that the claims ask, 3 supported, 1 contradicted, 1 undecided."
+    assert found.sentences[0] == "The claims ask 5 questions: 3 supported, 1 contradicted, 1 undecided."
     assert "(activation sigmoid) is supported" in found.sentences[1]
     assert "(activation relu) is contradicted" in found.sentences[2]
     assert len(found.sentences) == 3
