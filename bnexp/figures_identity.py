@@ -50,12 +50,10 @@ def identity(source: Source) -> Iterator[Figure]:
         "RMS over rows of γâ + β − a, in SDs of the unit, mean over units (Ioffe & Szegedy 2015, sec. 3). Full batch: "
         "γ = √(variance + ε), β = the mean, statistics of all rows; what is left is rounding. γ = SD: the same but for "
         "ε. Minibatches: γ and β as in full batch, statistics of each minibatch of B rows; expected: √((κ + 3)/4B), κ "
-        "the kurtosis.",
+        "the kurtosis."
     )
     quantity = Quantity(("residual", "(SDs, log scale)"), log=True)
-    views = [
-        view for layer in layers for view in _view(frame, layer, RESIDUALS, quantity, text[0], (layer,), len(layers))
-    ]
+    views = [view for layer in layers for view in _view(frame, layer, RESIDUALS, quantity, text, (layer,), len(layers))]
     if views:
         yield make_figure(source, "identity", IDENTITY, views, {"layer": layers})
 
