@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bnexp import __version__, rendering, source
+from bnexp.aggregates import LEGEND
 from bnexp.answer import Answer, answer_of
 from bnexp.claim_wording import counts_text
 from bnexp.comparison import RULES, Comparison, compare_runs, list_claims
@@ -44,6 +45,7 @@ class Part:
     summary: Sequence[Said]
     tables: Sequence[Table]
     figures: Sequence[Figure]
+    norms: Sequence[str]
     left_out: Sequence[str]
     notes: Sequence[str]
 
@@ -144,7 +146,8 @@ def _part(results: Results, comparison: Comparison, single: bool) -> Part:
     figures, left_out = figures_of(results, comparison)
     title = "" if single else group_title(replace(comparison, name="")).removeprefix(": ")
     summary, tables = summary_of(results, comparison), tables_of(comparison)
-    return Part(title, summary, tables, figures, left_out, comparison.notes)
+    norms = [norm for norm in LEGEND if any(row.setting.get("norm") == norm for row in comparison.rows)]
+    return Part(title, summary, tables, figures, norms, left_out, comparison.notes)
 
 
 # --- HTML -------------------------------------------------------------------------------------------------------------

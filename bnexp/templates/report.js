@@ -21,11 +21,30 @@ async function enliven(view) {
   const live = document.createElement("div");
   live.ariaHidden = "true"; // the figure is one picture with a text of its own
   try {
-    await vegaEmbed(live, spec, options);
+    const { view: chart } = await vegaEmbed(live, spec, options);
     view.querySelector(".chart").replaceChildren(live);
+    if (!spec.params?.some(({ name }) => name === "picked")) return; // no norms in its legend
+    const figures = view.closest(".figures");
+    charts.set(figures, [...(charts.get(figures) ?? []), chart]);
+    single(figures, [chart]);
   } catch (error) {
     console.warn(`a view of figure ${view.parentElement.id} stays static:`, error);
   }
+}
+
+// The norms that are ticked above the figures, as if they had been clicked in each legend; a legend cannot be reached by
+// keyboard.
+const charts = new Map();
+function single(figures, drawn) {
+  const ticked = [...figures.querySelectorAll(".singled input:checked")].map((box) => box.value);
+  const fields = [{ type: "E", field: "norm" }];
+  for (const chart of drawn) {
+    chart.data("picked_store", ticked.map((norm) => ({ unit: "", fields, values: [norm] }))).runAsync();
+  }
+}
+for (const boxes of document.querySelectorAll(".singled")) {
+  const figures = boxes.closest(".figures");
+  boxes.addEventListener("change", () => single(figures, charts.get(figures) ?? []));
 }
 
 const shown = (figure) => figure.querySelector(".view:not([hidden])");

@@ -59,6 +59,25 @@ def test_a_click_in_the_legend_singles_out_a_norm(visit, pages):
     assert sorted(kept) == sorted(before)
 
 
+def test_norms_are_singled_out_in_every_figure_by_keyboard(visit, pages):
+    """Boxes above the figures, since a legend cannot be reached by keyboard; figures drawn later follow too."""
+    seen = visit(pages["small"])
+    first = seen.draw(0)
+    before = first.evaluate(OPACITIES)
+    box = seen.page.locator(".singled input").last  # full
+    box.focus()
+    seen.page.keyboard.press("Space")
+    assert box.is_checked()
+    seen.page.wait_for_timeout(100)
+    after = first.evaluate(OPACITIES)
+    assert sum(after[color] < 0.3 * before[color] for color in before) == 2
+    second = seen.draw(1).evaluate(OPACITIES)
+    assert sum(opacity < 0.3 for opacity in second.values()) == 2
+    box.press("Space")
+    seen.page.wait_for_timeout(100)
+    assert first.evaluate(OPACITIES) == before
+
+
 # --- the table of runs ------------------------------------------------------------------------------------------------
 
 
