@@ -28,8 +28,9 @@ from bnexp.figure_files import files_of
 from bnexp.figure_parts import Figure
 from bnexp.figures import figures_of
 from bnexp.page_claims import ClaimPart, claim_parts
+from bnexp.page_origins import provenance, settings_table
 from bnexp.page_runs import RunsTable, runs_table
-from bnexp.page_tables import Table, provenance, settings_table, tables_of
+from bnexp.page_tables import Table, tables_of
 from bnexp.results import Results
 from bnexp.summary import Said, summary_of
 from bnexp.wording import group_title

@@ -18,7 +18,8 @@ from bnexp.comparison import NOT_COVERED, Estimate, Row, compare_runs
 from bnexp.errors import StorageError
 from bnexp.figures import figures_of
 from bnexp.page import json_block, render_page, typeset, write_report
-from bnexp.page_tables import provenance, settings_table, tables_of
+from bnexp.page_origins import provenance, settings_table
+from bnexp.page_tables import tables_of
 from bnexp.summary import side_of, summary_of
 from bnexp.wording import BASELINE_FAILED, difference_text, estimate_text
 

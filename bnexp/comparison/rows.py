@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from bnexp.comparison import intervals
 from bnexp.comparison.intervals import Estimate
@@ -74,6 +74,7 @@ class Contrast:
 
 
 NO_CONTRAST = Contrast(None, False, "")
+_OF_CONTRAST = tuple(one.name for one in fields(Contrast) if one.name != "note")  # what a row takes over
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,6 @@ def make_row(
         estimate=_center(outcomes, metric) if outcomes and recorded else None,
         of_learned=_of_passed(passed, metric) if failed and recorded else None,
         values={run.seed: run.values.get(metric.name, math.nan) for run in outcomes},
-        difference=contrast.difference,
-        paired=contrast.paired,
-        correlation=contrast.correlation,
-        p_sign_flip=contrast.p_sign_flip,
-        p_sign=contrast.p_sign,
-        p_mcnemar=contrast.p_mcnemar,
         chosen=extra.chosen,
         within_one_se=extra.within_one_se,
         edges=extra.edges,
@@ -138,9 +133,7 @@ def make_row(
         n_failed=failed,
         n_baseline_failed=failed_count((baseline or {}).values(), metric),
         failed=metric.failing.failed,
-        effect=contrast.effect,
-        differences=contrast.differences,
-        rounding=contrast.rounding,
+        **{name: getattr(contrast, name) for name in _OF_CONTRAST},
     )
 
 
