@@ -89,6 +89,33 @@ def test_compare_selects(place):
     assert "to norm=standardize" in other.stdout
 
 
+def test_the_rules_need_no_results(tmp_path):
+    said = bnexp("compare", "--explain", cwd=tmp_path)
+    assert said.returncode == 0
+    assert [line.split(".")[0] for line in said.stdout.splitlines() if line[:1].isdigit()] == list(
+        map(str, range(1, 11))
+    )
+
+
+def test_steps_until_a_threshold(place):
+    out = bnexp("compare", "--until", "train_loss<=2", cwd=place).stdout
+    assert "steps until train_loss <= 2, at most the budget of" in out
+    wrong = bnexp("compare", "--until", "loss", cwd=place)
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("\n") == 1
+
+
+def test_verdicts_are_the_same_in_train_compare_and_the_page(place):
+    document = json.loads(bnexp("compare", "--format", "json", cwd=place).stdout)
+    verdicts = [claim["verdict"] for claim in document["claims"]]
+    for verdict in verdicts:
+        assert verdict.split(",")[0] in ("supported", "contradicted", "undecided")
+        assert f"verdict  {verdict}" in (place / "first.txt").read_text()
+    bnexp("report", "-o", "page.html", cwd=place)
+    page = (place / "page.html").read_text(encoding="utf-8")
+    assert all(f" {verdict}" in page for verdict in verdicts)
+
+
 def test_the_same_command_trains_nothing(place):
     again = bnexp("train", ROOT / "configs/quickstart.yaml", *QUICK, cwd=place)
     assert again.returncode == 0
