@@ -45,11 +45,14 @@ def _part(rows: Sequence[ClaimRow]) -> ClaimPart:
 def _table(rows: Sequence[ClaimRow]) -> Table:
     each, (a, b) = list(rows[0].question.each), claim_wording.sides_label(rows[0])
     difference = "a / b" if rows[0].metric.scale == "log" else "a − b"
+    # The verdict comes first, so that a narrow window does not hide it.
     heads = [
         *((leaf, "setting") for leaf in each),
-        *((f"{name}: {label}", "number") for name, label in (("a", a), ("b", b))),
+        ("verdict", "verdict"),
+        (f"a: {a}", "number"),
+        (f"b: {b}", "number"),
     ]
-    heads += [(f"{difference} [95\u00a0%]", "number"), ("p", "number"), ("verdict", "verdict"), ("notes", "note")]
+    heads += [(f"{difference} [95\u00a0%]", "number"), ("p", "number"), ("notes", "note")]
     notes: dict[str, int] = {}
     for row in rows:
         for note in claim_wording.notes_of(row):
@@ -62,16 +65,17 @@ def _cells(row: ClaimRow, each: Sequence[str], notes: dict[str, int]) -> list[Ce
     marks = ", ".join(str(notes[note]) for note in claim_wording.notes_of(row))
     return [
         *(Cell(row.question.each[leaf], kind="setting") for leaf in each),
+        _verdict(row),
         *(Cell(claim_wording.side_text(row, side), _counts(side.n_learned, side.n)) for side in (row.a, row.b)),
         Cell(claim_wording.difference_text(row), "\n".join(claim_wording.more_texts(row)).replace("; d_z", "\nd_z")),
         Cell(*_p(row)),
-        Cell(
-            f"{MARKS[row.verdict.answer]} {claim_wording.verdict_word(row)}",
-            row.verdict.why,
-            f"verdict {row.verdict.answer}",
-        ),
         Cell(marks, kind="note"),
     ]
+
+
+def _verdict(row: ClaimRow) -> Cell:
+    verdict = row.verdict
+    return Cell(f"{MARKS[verdict.answer]} {claim_wording.verdict_word(row)}", verdict.why, f"verdict {verdict.answer}")
 
 
 def _counts(learned: int, n: int) -> str:

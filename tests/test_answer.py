@@ -97,7 +97,7 @@ def test_claims_of_the_page(tmp_path, name):
     results = study(tmp_path, MANY, values, name=name)
     first, second = claim_parts(list_claims(results))
     assert (first.number, first.text) == (1, "Full is better.")
-    assert [name for name, _ in first.table.head][:3] == ["activation", "a: full", "b: none"]
+    assert [name for name, _ in first.table.head][:4] == ["activation", "verdict", "a: full", "b: none"]
     assert [row[0].text for row in first.table.blocks[0].rows] == ["sigmoid", "tanh", "relu", "linear"]
     verdicts = [cell for row in first.table.blocks[0].rows for cell in row if cell.kind.startswith("verdict")]
     assert {(cell.text, cell.kind) for cell in verdicts} == {("✓ supported", "verdict supported")}
