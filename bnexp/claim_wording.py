@@ -89,10 +89,9 @@ def more_texts(row: ClaimRow) -> list[str]:
     difference, name = row.a.difference, row.metric.name
     if difference is None or difference.equal_within is None or math.isinf(difference.equal_within):
         return []
-    within = f"± {wording.within_text(row.a, name)}".replace("± ×", "×")
     unit = " points" if wording.is_percent(name) else ""
     effect = f"; d_z {wording.effect_text(row.a.effect)}" if row.a.effect else ""
-    texts = [f"equal within {within}{unit}{effect}"]
+    texts = [f"equal within {wording.within_text(row.a, name)}{unit}{effect}"]
     if difference.items is not None:
         texts.append(f"other rows: {wording.items_text(difference, name, signed=True)}{unit}")
     return texts

@@ -161,7 +161,7 @@ def _head(comparison: Comparison, columns: Sequence[str], rows: Sequence[Row]) -
     numbers = [
         f"{metric_title(comparison)} [95\u00a0%]",
         f"{difference} to {comparison.baseline}{unit} [95\u00a0%]",
-        *("sign-flip p", "equal within ±", "learned", "diverged", "n"),
+        *("sign-flip p", "equal within", "learned", "diverged", "n"),
     ]
     return [
         *((name, "setting") for name in columns),

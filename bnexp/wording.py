@@ -125,14 +125,14 @@ def effect_text(effect: Estimate | None) -> str:
 
 
 def within_text(row: Row, metric: str) -> str:
-    """M of "equal within ± M", rule 4: in the metric's units, a factor for ratios; two failures are no equality."""
+    """The margin of "equal within", rule 4: ``± 1.9``, for ratios ``× 1.25``; two failures are no equality."""
     difference = row.difference
     within = difference.equal_within if difference else None
     if difference is None or within is None or row.n_failed == row.n:
         return "–"
     if math.isinf(within):
         return "∞"
-    return f"× {within:.3g}" if difference.scale == "log" else quantity(within, metric)
+    return f"× {within:.3g}" if difference.scale == "log" else f"± {quantity(within, metric)}"
 
 
 def learned_text(row: Row) -> str:
