@@ -14,10 +14,10 @@ from outcomes import A, B, study
 from bnexp.claim_grammar import Claim
 from bnexp.comparison import Verdict, list_claims
 from bnexp.comparison import intervals as iv
-from bnexp.comparison.metrics import metric_of
+from bnexp.comparison.metrics import DIVERGENCE, Metric, metric_of
 from bnexp.comparison.rows import make_row
 from bnexp.comparison.selection import Outcome
-from bnexp.comparison.verdicts import corrected, judge
+from bnexp.comparison.verdicts import Bound, corrected, judge
 
 SEEDS = range(10)
 
@@ -167,7 +167,7 @@ def test_failed_runs_are_judged_by_rank():
     assert verdict([0.9] * 10, [None] * 10, "equal", 0.5).answer == "contradicted"
     assert verdict([None] * 10, [0.9] * 10, "less").answer == "supported"
     assert verdict([None] * 10, [None] * 10, "less").answer == "undecided"
-    assert verdict([None] * 10, [None] * 10, "equal", 0.1).answer == "supported"
+    assert verdict([None] * 10, [None] * 10, "equal", 0.1).answer == "undecided"  # two failures are no equality
     assert verdict([0.9] * 5, [None] * 5, "greater").answer == "undecided"  # n ≤ 5
 
 
@@ -186,26 +186,86 @@ def test_a_failed_run_without_a_partner_forbids_t():
     assert found.test == "sign test"
 
 
+def test_pairs_that_failed_on_both_sides_count_against_either_verdict():
+    found = verdict([0.9] * 8 + [None] * 2, [0.8] * 8 + [None] * 2, "greater")
+    assert (found.answer, found.why.rpartition("; ")[2]) == (
+        "undecided",
+        "2 of 10 pairs do not tell which side did better",
+    )
+    assert found.p == pytest.approx(2 * scipy.stats.binom.cdf(2, 10, 0.5), rel=1e-12)
+    assert verdict([0.9] * 9 + [None], [0.8] * 9 + [None], "greater").answer == "supported"
+    assert verdict([0.9] * 9 + [None], [0.8] * 9 + [None], "less").answer == "contradicted"
+
+
+def test_ties_are_none_of_the_claimed_side():
+    found = verdict([0.9] * 5 + [0.8] * 4 + [None], [0.8] * 10, "greater")
+    assert (found.answer, found.p) == ("undecided", 1.0)
+    assert verdict([0.8] * 9 + [None], [0.8] * 10, "greater").answer == "contradicted"  # none is greater
+
+
+def test_where_no_way_is_better_a_failure_supports_nothing():
+    """Divergence is not a high rank: of a column without a direction it only counts against a verdict."""
+    metric = Metric("rank.stable_rank", "log", False, DIVERGENCE, directed=False)
+    good, lost = [3.0 + 0.1 * seed for seed in range(10)], [None] * 10
+    for a, b in ((lost, good), (good, lost)):
+        sides = [side(values, metric.name) for values in (a, b)]
+        row = make_row({}, sides[0], SEEDS, metric, sides[1], False)
+        for expect, within in (("less", None), ("greater", None), ("equal", "x1000")):
+            assert judge(claim(expect, within, metric.name), row).answer == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("expect", "ours", "theirs", "answer"),
+    [
+        ("greater", True, False, "supported"),  # ours may be larger still
+        ("greater", False, True, "undecided"),  # theirs may be larger still
+        ("greater", True, True, "undecided"),
+        ("less", True, False, "contradicted"),  # ours is larger, and may be more so
+        ("less", False, True, "undecided"),
+        ("equal", True, False, "undecided"),
+    ],
+)
+def test_bounds_support_only_what_they_cannot_undo(expect, ours, theirs, answer):
+    bounds = {seed: Bound(below=theirs, above=ours) for seed in range(8)}
+    found = judge(claim(expect, 0.1 if expect == "equal" else None), row(A, B), bounds)
+    assert found.answer == answer
+
+
+def test_exact_floors_are_equal():
+    zero = verdict([0.0] * 6, [0.0] * 6, "equal", "x1.1", "fit_loss")
+    assert (zero.answer, zero.test) == ("supported", "sign flips")
+    assert verdict([0.0] * 6, [0.0] * 6, "less", metric="fit_loss").answer == "undecided"
+
+
+def test_the_last_bit_of_r2_decides_nothing():
+    """1 − R² of float32 is known to 2^-24 of 1, not of itself."""
+    near = [np.float32(0.99999)] * 10
+    other = [np.nextafter(r2, np.float32(2)) if seed < 7 else r2 for seed, r2 in enumerate(near)]
+    a, b = ([1 - float(r2) for r2 in side] for side in (near, other))
+    found = verdict(b, a, "less", metric="test_unexplained")
+    assert found.answer == "undecided"
+
+
 outcome = st.one_of(st.none(), st.floats(0.2, 1.0, allow_nan=False))
 
 
 @settings(max_examples=150, deadline=None)
 @given(pairs=st.lists(st.tuples(outcome, outcome), min_size=1, max_size=12), index=st.integers(0, 11))
-def test_failing_never_helps_a_side(pairs, index):
-    """No run can be made to fail so that its own side comes out better: the fault that dropping failed pairs makes."""
+def test_among_failures_one_more_never_helps_its_side(pairs, index):
+    """Where verdicts are by rank, no further run can be made to fail so that its own side comes out better."""
     order = ("contradicted", "undecided", "supported")
     a, b = [x for x, _ in pairs], [y for _, y in pairs]
     index %= len(a)
-    found, rank = row(a, b), any(value is None for value in (*a, *b))
+    found = row(a, b)
     assert found.n == len(a)
     assert found.n_failed == a.count(None)
-    if rank:
-        assert found.difference.kind == "median difference"
-        assert found.p_sign_flip is None
-        failing = verdict([*a[:index], None, *a[index + 1 :]], b, "greater")
-        assert order.index(failing.answer) <= order.index(verdict(a, b, "greater").answer)
-    else:
+    if all(value is not None for value in (*a, *b)):
         assert found.difference.kind == "mean difference"
+        return
+    assert found.difference.kind == "median difference"
+    assert found.p_sign_flip is None
+    failing = verdict([*a[:index], None, *a[index + 1 :]], b, "greater")
+    assert order.index(failing.answer) <= order.index(verdict(a, b, "greater").answer)
 
 
 # --- Holm -------------------------------------------------------------------------------------------------------------

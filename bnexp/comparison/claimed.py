@@ -23,7 +23,7 @@ from bnexp.comparison.metrics import Failing, Metric, metric_of
 from bnexp.comparison.rows import Row, make_row
 from bnexp.comparison.selection import Outcome, Runs, cells_of, members_of, on_axes
 from bnexp.comparison.tuning import at_best
-from bnexp.comparison.verdicts import Verdict, corrected, judge
+from bnexp.comparison.verdicts import Bound, Verdict, corrected, judge
 from bnexp.results import Results
 from bnexp.spec import Setting
 
@@ -88,27 +88,33 @@ def _row(question: Question, reader: _Reader) -> ClaimRow:
     a = make_row(_fields(question, question.a), one.runs, seeds, metric, other.runs, False, one.extra)
     b = make_row(_fields(question, question.b), other.runs, seeds, metric, None, True, other.extra)
     a, b = with_items(a, one.shares, other.shares), with_items(b, other.shares, None)
-    censored = False
+    bounds: dict[int, Bound] = {}
     if isinstance(asked, KnobMetric):
         a, b = replace(a, n_diverged=0), replace(b, n_diverged=0)  # a seed without a value is no diverged run
-        at_end = [_at_end(row, grid, asked) for row, grid in zip((a, b), grids, strict=True)]
-        notes += [note for name, count in zip("ab", at_end, strict=True) if (note := _bound(name, count, asked))]
-        censored = any(at_end)
-    verdict = _verdict(question, metric, a, censored)
+        ends = [_at_end(row, grid, asked) for row, grid in zip((a, b), grids, strict=True)]
+        notes += [note for name, seeds in zip("ab", ends, strict=True) if (note := _bound(name, len(seeds), asked))]
+        bounds = _bounds(asked, *ends)
     versions = results.versions
+    verdict = _verdict(question, metric, a, bounds)
     return ClaimRow(results.name, question, metric, a, b, tuned_by, n_runs, unfinished, tuple(notes), versions, verdict)
 
 
-def _verdict(question: Question, metric: Metric, a: Row, censored: bool) -> Verdict:
+def _verdict(question: Question, metric: Metric, a: Row, bounds: Mapping[int, Bound]) -> Verdict:
     unfit = wrong_margin(question.claim, metric.scale)  # a table's scale is known only now
-    return Verdict("undecided", f"within: {unfit}") if unfit else judge(question.claim, a, censored)
+    return Verdict("undecided", f"within: {unfit}") if unfit else judge(question.claim, a, bounds)
 
 
-def _at_end(row: Row, grid: Grid, asked: KnobMetric) -> int:
-    """How many seeds passed at the last value of the grid: beyond it they may pass too."""
+def _at_end(row: Row, grid: Grid, asked: KnobMetric) -> set[int]:
+    """The seeds that passed at the last value of the grid: beyond it they may pass too."""
     ends = [float(value) for value in grid]
     last = max(ends) if asked.largest is not None else min(ends)
-    return sum(value == last for value in row.values.values())
+    return {seed for seed, value in row.values.items() if value == last}
+
+
+def _bounds(asked: KnobMetric, a: set[int], b: set[int]) -> dict[int, Bound]:
+    """Which differences a − b are bounds: a largest value at the end of the grid may be larger, a smallest smaller."""
+    grows, shrinks = (a, b) if asked.largest is not None else (b, a)
+    return {seed: Bound(below=seed in shrinks, above=seed in grows) for seed in a | b}
 
 
 def _bound(name: str, count: int, asked: KnobMetric) -> str:

@@ -37,7 +37,7 @@ def column_metric(results: Results, asked: TableMetric) -> Metric:
         return replace(known, failing=DIVERGENCE)
     logged = asked.column in results.log_columns(asked.table)
     # What diverges grows without bound: where no way is better, a diverged run ranks above every number.
-    return Metric(f"{asked.table}.{asked.column}", "log" if logged else "raw", False, DIVERGENCE)
+    return Metric(f"{asked.table}.{asked.column}", "log" if logged else "raw", False, DIVERGENCE, directed=False)
 
 
 def choosers_of(asked: Asked) -> tuple[str, ...]:

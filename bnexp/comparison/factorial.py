@@ -112,7 +112,7 @@ def _effects(setting: dict[str, str], design: Design, cells: Sequence[Entry], me
     if not np.isfinite(values).all():
         return Effects(setting, design, len(seeds), None, None, None, "a value is zero or not finite: no mean effect")
     x00, x10, x01, x11 = values
-    rounding = 2 * intervals.resolution(values.ravel().tolist(), metric.scale)
+    rounding = 2 * metric.rounding(values.ravel().tolist())
     main, both = ("difference", "difference of differences") if metric.scale == "raw" else ("ratio", "ratio of ratios")
 
     def estimate(contrast: NDArray[np.float64], what: str) -> Estimate:

@@ -93,20 +93,27 @@ def difference(a: float, b: float) -> float:
     return 0.0 if a == b else a - b
 
 
-def summary(values: Sequence[float], scale: Scale) -> Estimate:
-    """The centre of one setting's runs: (geometric) mean with t interval, or the median where a value is not finite."""
+def summary(values: Sequence[float], scale: Scale, rounding: float | None = None) -> Estimate:
+    """The centre of one setting's runs: (geometric) mean with t interval, or the median where a value is not finite.
+
+    Here and below, ``rounding`` is the largest rounding error of a difference, by default that of float32 values.
+    """
+    rounding = resolution(values, scale) if rounding is None else rounding
     if all(map(math.isfinite, values)):
         kind = "mean" if scale == "raw" else "geometric mean"
-        return mean_estimate(values, scale, kind, "run", resolution(values, scale))
+        return mean_estimate(values, scale, kind, "run", rounding)
     return median_estimate(values, scale, "median", "run")
 
 
-def paired_difference(a: Sequence[float], b: Sequence[float], scale: Scale, ranked: bool = False) -> Estimate:
+def paired_difference(
+    a: Sequence[float], b: Sequence[float], scale: Scale, rounding: float | None = None, ranked: bool = False
+) -> Estimate:
     """a minus b, pair by pair; rule 5 where a side holds a value that is not finite, or where ``ranked`` says so."""
+    rounding = resolution((*a, *b), scale) if rounding is None else rounding
     differences = [difference(x, y) for x, y in zip(a, b, strict=True)]
     if not ranked and all(map(math.isfinite, (*a, *b))):
         kind = "mean difference" if scale == "raw" else "ratio of geometric means"
-        return mean_estimate(differences, scale, kind, "pair", resolution((*a, *b), scale))
+        return mean_estimate(differences, scale, kind, "pair", rounding)
     return median_estimate(differences, scale, "median difference" if scale == "raw" else "median ratio", "pair")
 
 
@@ -151,7 +158,7 @@ def median_rank(n: int) -> int | None:
     return rank or None
 
 
-def welch_difference(a: Sequence[float], b: Sequence[float], scale: Scale) -> Estimate:
+def welch_difference(a: Sequence[float], b: Sequence[float], scale: Scale, rounding: float | None = None) -> Estimate:
     """Difference of independent means with Welch's t interval (1947); of medians, bare, if one is not finite."""
     n, log = len(a) + len(b), scale == "log"
     if not all(map(math.isfinite, (*a, *b))):
@@ -164,7 +171,8 @@ def welch_difference(a: Sequence[float], b: Sequence[float], scale: Scale) -> Es
     center = from_scale(mean, scale)
     if min(len(a), len(b)) < 2:
         return Estimate(n, center, None, None, None, scale, kind, "1 run on a side: no interval")
-    if max(np.ptp(x), np.ptp(y)) <= 2 * resolution((*a, *b), scale):
+    rounding = resolution((*a, *b), scale) if rounding is None else rounding
+    if max(np.ptp(x), np.ptp(y)) <= 2 * rounding:
         return Estimate(n, center, None, None, None, scale, kind, "all runs of each side are equal: no t interval")
     error_x, error_y = float(x.var(ddof=1)) / len(a), float(y.var(ddof=1)) / len(b)
     freedom = satterthwaite((error_x, len(a) - 1), (error_y, len(b) - 1))
@@ -225,12 +233,12 @@ def t_quantile(freedom: float) -> float:
     return float(stdtrit(freedom, float(1 - TAIL)))
 
 
-def correlation(a: Sequence[float], b: Sequence[float], scale: Scale) -> float | None:
+def correlation(a: Sequence[float], b: Sequence[float], rounding: float) -> float | None:
     """Pearson's r of the pairs; None for fewer than three, or where a side does not vary."""
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if len(x) < 3 or not (np.isfinite(x).all() and np.isfinite(y).all()):
         return None
-    if min(np.ptp(x), np.ptp(y)) <= 2 * resolution((*a, *b), scale):
+    if min(np.ptp(x), np.ptp(y)) <= 2 * rounding:
         return None
     return float(np.corrcoef(x, y)[0, 1])
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bnexp.comparison.intervals import Scale
+from bnexp.comparison.intervals import Scale, resolution
 from bnexp.layout import METRIC, METRIC_KINDS
 
 
@@ -24,12 +25,16 @@ DIVERGENCE = Failing(False, "diverged", "did not diverge")
 
 @dataclass(frozen=True)
 class Metric:
-    """One number per run that can be compared: a column of runs.csv, or what a claim or a table makes of a run."""
+    """One number per run that can be compared: a column of runs.csv, or what a claim or a table makes of a run.
+
+    ``directed``: one way is better, so that a failed run has the worst rank; else it can only speak against a verdict.
+    """
 
     name: str
     scale: Scale
     higher_is_better: bool
     failing: Failing = LEARNING
+    directed: bool = True
 
     def fails(self, learned: bool, diverged: bool) -> bool:
         """Whether a run that ended so has the worst rank."""
@@ -42,6 +47,16 @@ class Metric:
         if self.scale == "raw":
             return value
         return math.log(value) if value > 0 else -math.inf  # log of inf is inf
+
+    def rounding(self, scaled: Sequence[float]) -> float:
+        """The largest rounding error of a difference of two values on the scale: each was float32.
+
+        An unexplained share is 1 − R², so its error is that of a number near 1, however small the share.
+        """
+        usual = resolution(scaled, self.scale)
+        if "unexplained" not in self.name:
+            return usual
+        return usual / min((math.exp(value) for value in scaled if math.isfinite(value)), default=1.0)
 
     def cost(self, scaled: float) -> float:
         """The same turned round so that less is better."""

@@ -19,14 +19,17 @@ class Row:
     """One setting, or one group at its chosen values. Which runs failed is the metric's to say (``Metric.fails``).
 
     ``n`` counts finished runs, ``n_missing`` those that the spec asks for and that are not finished, ``n_failed`` and
-    ``n_baseline_failed`` those of either side that failed, ``failed`` says how. ``estimate`` is of
-    the metric itself: a mean, or the median with failed runs at the worst rank; then ``of_learned`` is the mean of the
-    others, without an interval. ``values`` are the metric's, by seed. ``difference`` is to the baseline, a ratio on the
-    log scale; ``paired`` says how, and ``differences`` are those of the pairs, by seed, on the scale, each good to
-    ``rounding``. ``effect`` is d_z. Of the p-values, ``p_sign_flip`` goes with a mean, ``p_sign`` with a median,
-    ``p_mcnemar`` with the shares that learned. ``chosen``, ``within_one_se`` and ``edges`` belong to a tuned knob: how
-    often each value was chosen, the best value on all seeds and those within one SE of it, and the chosen values at the
-    grid's edge.
+    ``n_baseline_failed`` those of either side that failed, ``failed`` says how. ``estimate`` is of the metric itself: a
+    mean, or where only some runs failed the median of all of them as measured, those without a number at the worst
+    rank; then ``of_learned`` is the mean of the others, without an interval. ``values`` are the metric's, by seed.
+
+    ``difference`` is to the baseline, a ratio on the log scale; ``paired`` says how, and ``differences`` are those of
+    the pairs, by seed, on the scale, each good to ``rounding``; of the ``unknown`` seeds it is not known which side did
+    better (both failed). ``effect`` is d_z. Of the p-values, ``p_sign_flip`` goes with a mean, ``p_sign`` with a
+    median, ``p_mcnemar`` with the shares that learned.
+
+    ``chosen``, ``within_one_se`` and ``edges`` belong to a tuned knob: how often each value was chosen, the best value
+    on all seeds and those within one SE of it, and the chosen values at the grid's edge.
     """
 
     setting: dict[str, str]
@@ -51,10 +54,17 @@ class Row:
     note: str = ""
     n_failed: int = 0
     n_baseline_failed: int = 0
+    n_baseline: int = 0
     failed: str = LEARNING.failed
     effect: Estimate | None = None
     differences: Mapping[int, float] = field(default_factory=dict)
+    unknown: frozenset[int] = frozenset()
     rounding: float = 0.0
+
+    @property
+    def nobody(self) -> bool:
+        """Whether every run of both sides failed."""
+        return 0 < self.n == self.n_failed and 0 < self.n_baseline == self.n_baseline_failed
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,7 @@ class Contrast:
     p_mcnemar: float | None = None
     effect: Estimate | None = None
     differences: Mapping[int, float] = field(default_factory=dict)
+    unknown: frozenset[int] = frozenset()
     rounding: float = 0.0
 
 
@@ -132,6 +143,7 @@ def make_row(
         note=joined(*notes),
         n_failed=failed,
         n_baseline_failed=failed_count((baseline or {}).values(), metric),
+        n_baseline=len(baseline or {}),
         failed=metric.failing.failed,
         **{name: getattr(contrast, name) for name in _OF_CONTRAST},
     )
@@ -162,12 +174,10 @@ def _center(outcomes: Sequence[Outcome], metric: Metric) -> Estimate:
 
     No run is left out. A run without a number (diverged) has the worst rank.
     """
-    as_they_are = [metric.on_scale(run.values.get(metric.name, math.nan), failed=False) for run in outcomes]
-    if not all(map(math.isfinite, as_they_are)):
-        return intervals.summary(_scaled(outcomes, metric), metric.scale)
-    if len({_fails(run, metric) for run in outcomes}) > 1:
-        return intervals.median_estimate(as_they_are, metric.scale, "median", "run")
-    return intervals.summary(as_they_are, metric.scale)
+    values = [metric.on_scale(run.values.get(metric.name, math.nan), failed=False) for run in outcomes]
+    if all(map(math.isfinite, values)) and len({_fails(run, metric) for run in outcomes}) == 1:
+        return intervals.summary(values, metric.scale, metric.rounding(values))
+    return intervals.median_estimate(values, metric.scale, "median", "run")
 
 
 def contrast_of(runs: Runs, baseline: Runs, metric: Metric) -> Contrast:
@@ -176,26 +186,38 @@ def contrast_of(runs: Runs, baseline: Runs, metric: Metric) -> Contrast:
     why_not = why_not_paired(runs, baseline, common)
     if why_not:
         a, b = _scaled(runs.values(), metric), _scaled(baseline.values(), metric)
-        return Contrast(intervals.welch_difference(a, b, metric.scale), False, why_not)
+        return Contrast(intervals.welch_difference(a, b, metric.scale, metric.rounding((*a, *b))), False, why_not)
     ours, theirs = [runs[seed] for seed in common], [baseline[seed] for seed in common]
     a, b = _scaled(ours, metric), _scaled(theirs, metric)
+    rounding = metric.rounding((*a, *b))
     differences = {seed: intervals.difference(x, y) for seed, x, y in zip(common, a, b, strict=True)}
     single = sorted(set(runs) ^ set(baseline))
-    note = f"no pair for {_seeds(single)}" if single else ""
-    failed = [(_fails(x, metric), _fails(y, metric)) for x, y in zip(ours, theirs, strict=True)]
+    failed = {seed: (_fails(runs[seed], metric), _fails(baseline[seed], metric)) for seed in common}
     # A failed run whose partner is missing forbids the t verdict as one in a pair does: what is lost is not a mean.
     alone = any(_fails(side[seed], metric) for side in (runs, baseline) for seed in single if seed in side)
-    estimate = intervals.paired_difference(a, b, metric.scale, ranked=alone)
-    pairs = Contrast(estimate, True, note, intervals.correlation(a, b, metric.scale), differences=differences)
-    pairs = replace(pairs, rounding=intervals.resolution((*a, *b), metric.scale))
+    estimate = intervals.paired_difference(a, b, metric.scale, rounding, ranked=alone)
+    pairs = Contrast(
+        estimate,
+        True,
+        f"no pair for {_seeds(single)}" if single else "",
+        intervals.correlation(a, b, rounding),
+        differences=differences,
+        unknown=frozenset(seed for seed, sides in failed.items() if all(sides) or (any(sides) and not metric.directed)),
+        rounding=rounding,
+    )
     if alone or not all(map(math.isfinite, (*a, *b))):
-        signs = [sign(d) for d in differences.values()]
-        won, lost = failed.count((False, True)), failed.count((True, False))
-        p_sign, p_mcnemar = (intervals.sign_test_p(*ab) for ab in ((signs.count(1), signs.count(-1)), (won, lost)))
-        return replace(pairs, p_sign=p_sign, p_mcnemar=p_mcnemar)
-    p = intervals.sign_flip_p(list(differences.values()), pairs.rounding)
+        return _ranked(pairs, list(failed.values()))
+    p = intervals.sign_flip_p(list(differences.values()), rounding)
     mean = math.fsum(differences.values()) / len(differences)
     return replace(pairs, p_sign_flip=p, effect=intervals.standardized_effect(estimate, mean))
+
+
+def _ranked(pairs: Contrast, failed: Sequence[tuple[bool, bool]]) -> Contrast:
+    """The same with the sign test of the differences, and McNemar's of who failed (rule 5)."""
+    signs = [sign(difference) for difference in pairs.differences.values()]
+    won, lost = failed.count((False, True)), failed.count((True, False))
+    p_sign, p_mcnemar = (intervals.sign_test_p(*ab) for ab in ((signs.count(1), signs.count(-1)), (won, lost)))
+    return replace(pairs, p_sign=p_sign, p_mcnemar=p_mcnemar)
 
 
 def sign(number: float) -> int:
@@ -229,14 +251,15 @@ def _of_passed(passed: Sequence[Outcome], metric: Metric) -> Estimate | None:
 
 
 def _worst_note(outcomes: Sequence[Outcome], metric: Metric, failed: int) -> str:
-    """Why a row shows a median: failed runs, or values without a finite logarithm."""
+    """How many runs failed, and how many have no finite logarithm."""
     odd = sum(
         not _fails(run, metric) and not math.isfinite(value)
         for run, value in zip(outcomes, _scaled(outcomes, metric), strict=True)
     )
     parts = []
     if failed:
-        parts.append(f"{failed} of {len(outcomes)} {metric.failing.failed}")
+        measured = "" if failed == len(outcomes) else "; the median is of all runs as measured"
+        parts.append(f"{failed} of {len(outcomes)} {metric.failing.failed}{measured}")
     if odd:
         parts.append(f"{odd} of {len(outcomes)} {'zero or ' if metric.scale == 'log' else ''}not finite: ranked")
     return "; ".join(parts)

@@ -6,12 +6,15 @@ scale. An interval wholly inside supports the claim, one wholly outside contradi
 p is twice the one-sided p that matches: against "not inside" where the centre is inside (for equal the larger of the
 two), against "not beyond that end" where it is outside. It comes from Student's t; from the sign test where runs
 failed; from sign flips where all differences are identical, which then decide by p ≤ .05.
+
+Some pairs do not tell which side did better: both runs failed, or one did in a metric of which no way is better, or a
+value is a bound (the end of a knob's grid). By rank such a pair counts against either verdict.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -39,13 +42,27 @@ class Region(NamedTuple):
         return (-math.inf < self.low and high <= self.low) or (self.high < math.inf and low >= self.high)
 
 
+class Bound(NamedTuple):
+    """How the true difference of a pair may differ from the one at hand: be smaller, be larger."""
+
+    below: bool
+    above: bool
+
+    def reach(self, difference: float) -> tuple[float, float]:
+        """From where to where the true difference may lie."""
+        return (-math.inf if self.below else difference), (math.inf if self.above else difference)
+
+
+EXACT, UNKNOWN = Bound(False, False), Bound(True, True)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a claim's difference allows to be said.
 
     ``p`` belongs to ``test``: t, sign test or sign flips; ``p_holm`` is corrected for the ``n_claims`` questions of the
-    spec. ``p_flip`` is the sign-flip p at the same boundary. ``corrected``: Holm decides as the interval does.
-    ``fragile``: the sign-flip p disagrees. ``why`` says what decided, ``notes`` what else must be said.
+    spec. ``p_flip`` is the sign-flip p at the same boundary. ``fragile``: it disagrees. ``items_agree``: the interval
+    of other test rows says the same. ``why`` says what decided, ``notes`` what else must be said.
     """
 
     answer: Answer
@@ -73,81 +90,28 @@ def region_of(claim: Claim) -> Region:
     return Region(-math.inf, 0.0) if claim.expect == "less" else Region(0.0, math.inf)
 
 
-def judge(claim: Claim, a: Row, censored: bool = False) -> Verdict:
-    """The verdict of one question, before correction; ``censored``: a side stands at the end of the knob's grid."""
+def judge(claim: Claim, a: Row, bounds: Mapping[int, Bound] | None = None) -> Verdict:
+    """The verdict of one question, before correction; ``bounds``: the pairs of which a value is a bound, by seed."""
     difference, region = a.difference, region_of(claim)
     if difference is None:
         return Verdict("undecided", "there is no difference to judge")
-    if claim.expect == "equal" and censored:
-        return Verdict("undecided", "a side stands at the end of the grid: its value is a bound, so equal is not known")
-    if difference.kind.startswith("median"):
-        return _by_rank(difference, a, region)
-    if difference.error is not None:
-        return _by_t(difference, a, region)
-    if a.paired and difference.n > 1:
-        return _by_flips(a, region)
-    return Verdict("undecided", difference.note)
+    if not difference.kind.startswith("median"):
+        found = _by_mean(difference, a, region)
+        if all(_sound(found.answer, bound, region) for bound in (bounds or {}).values()):
+            return found
+    elif a.differences and not any((a.unknown, a.n_failed, a.n_baseline_failed, *a.differences.values())):
+        return _by_flips(a, 0.0, region)  # exact floors: nothing failed, and all differences are zero
+    return _by_rank(difference, a, region, bounds or {})
 
 
 def corrected(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
     """The same with Holm's p over all of them; a question without a p counts as p = 1 (Holm 1979)."""
-    k = len(verdicts)
-    order = sorted(range(k), key=lambda i: 1.0 if verdicts[i].p is None else float(verdicts[i].p or 0.0))
-    largest, found = 0.0, list(verdicts)
-    for place, i in enumerate(order):
-        p = verdicts[i].p
-        if p is not None:
-            largest = max(largest, min(1.0, (k - place) * p))
-            found[i] = replace(verdicts[i], p_holm=largest, n_claims=k)
-        else:
-            found[i] = replace(verdicts[i], n_claims=k)
+    k, largest, found = len(verdicts), 0.0, list(verdicts)
+    ps = [1.0 if verdict.p is None else verdict.p for verdict in verdicts]
+    for place, i in enumerate(sorted(range(k), key=lambda i: ps[i])):
+        largest = max(largest, min(1.0, (k - place) * ps[i]))
+        found[i] = replace(verdicts[i], p_holm=None if verdicts[i].p is None else largest, n_claims=k)
     return tuple(found)
-
-
-# --- the three ways ---------------------------------------------------------------------------------------------------
-
-Tail = Callable[[float, bool], float]  # twice the one-sided p against "not above (below) the boundary"
-
-
-def _by_t(difference: Estimate, a: Row, region: Region) -> Verdict:
-    scale = difference.scale
-    center = intervals.to_scale(difference.center, scale)
-    answer = _place(*_ends(difference), region)
-
-    def tail(boundary: float, above: bool) -> float:
-        return 2 * intervals.t_tail(difference, center, boundary, above)
-
-    p, p_flip = _p(tail, center, region), _p(_flip(a), center, region) if a.paired else None
-    agrees = p_flip is None or (p_flip <= LEVEL) == (answer != "undecided")
-    few = p_flip is not None and difference.n < FEWEST_PAIRS
-    notes = (f"with {difference.n} pairs sign-flip can never reach .05",) if few and answer != "undecided" else ()
-    verdict = Verdict(answer, _WHERE[answer], "t", p, p_flip, fragile=not agrees and not few, notes=notes)
-    if difference.items is None:
-        return verdict
-    return replace(verdict, items_agree=_place(*difference.items, region) == answer)
-
-
-def _by_rank(difference: Estimate, a: Row, region: Region) -> Verdict:
-    if difference.low is None or difference.high is None:
-        return Verdict("undecided", difference.note)
-    center = intervals.to_scale(difference.center, difference.scale)
-    answer = _place(*_ends(difference), region)
-    if math.isnan(center):
-        return Verdict("undecided", "each side failed where the other did not")
-    p = _p(_signs(a), center, region)
-    if answer != "undecided" and p > LEVEL:
-        return Verdict("undecided", "the interval of the median decides, the sign test does not", "sign test", p)
-    return Verdict(answer, f"{_WHERE[answer]}, by rank", "sign test", p)
-
-
-def _by_flips(a: Row, region: Region) -> Verdict:
-    assert a.difference is not None
-    center = intervals.to_scale(a.difference.center, a.difference.scale)
-    p = _p(_flip(a), center, region)
-    if p > LEVEL:
-        return Verdict("undecided", "all differences are identical and too few, or at a boundary", "sign flips", p, p)
-    answer: Answer = "supported" if region.holds(center, center) else "contradicted"
-    return Verdict(answer, "all differences are identical: sign flips decide", "sign flips", p, p)
 
 
 _WHERE: dict[Answer, str] = {
@@ -157,16 +121,49 @@ _WHERE: dict[Answer, str] = {
 }
 
 
-def _ends(difference: Estimate) -> tuple[float, float]:
-    assert difference.low is not None
-    assert difference.high is not None
-    return intervals.to_scale(difference.low, difference.scale), intervals.to_scale(difference.high, difference.scale)
-
-
 def _place(low: float, high: float, region: Region) -> Answer:
     if region.holds(low, high):
         return "supported"
     return "contradicted" if region.misses(low, high) else "undecided"
+
+
+# --- means ------------------------------------------------------------------------------------------------------------
+
+Tail = Callable[[float, bool], float]  # twice the one-sided p against "not above (below) the boundary"
+
+
+def _by_mean(difference: Estimate, a: Row, region: Region) -> Verdict:
+    center = intervals.to_scale(difference.center, difference.scale)
+    if difference.error is not None:
+        return _by_t(difference, a, center, region)
+    return _by_flips(a, center, region) if a.paired and difference.n > 1 else Verdict("undecided", difference.note)
+
+
+def _by_t(difference: Estimate, a: Row, center: float, region: Region) -> Verdict:
+    assert difference.low is not None
+    assert difference.high is not None
+    low, high = (intervals.to_scale(end, difference.scale) for end in (difference.low, difference.high))
+    answer = _place(low, high, region)
+
+    def tail(boundary: float, above: bool) -> float:
+        return 2 * intervals.t_tail(difference, center, boundary, above)
+
+    p, p_flip = _p(tail, center, region), _p(_flip(a), center, region) if a.paired else None
+    agrees = p_flip is None or (p_flip <= LEVEL) == (answer != "undecided")
+    few = p_flip is not None and difference.n < FEWEST_PAIRS
+    notes = (f"with {difference.n} pairs sign-flip can never reach .05",) if few and answer != "undecided" else ()
+    items = None if difference.items is None else _place(*difference.items, region) == answer
+    return Verdict(
+        answer, _WHERE[answer], "t", p, p_flip, fragile=not agrees and not few, items_agree=items, notes=notes
+    )
+
+
+def _by_flips(a: Row, center: float, region: Region) -> Verdict:
+    p = _p(_flip(a), center, region)
+    if p > LEVEL:
+        return Verdict("undecided", "all differences are identical and too few, or at a boundary", "sign flips", p, p)
+    answer: Answer = "supported" if region.holds(center, center) else "contradicted"
+    return Verdict(answer, "all differences are identical: sign flips decide", "sign flips", p, p)
 
 
 def _p(tail: Tail, center: float, region: Region) -> float:
@@ -190,10 +187,60 @@ def _flip(a: Row) -> Tail:
     return tail
 
 
-def _signs(a: Row) -> Tail:
-    def tail(boundary: float, above: bool) -> float:
-        beyond = sum(value > boundary if above else value < boundary for value in a.differences.values())
-        short = sum(value < boundary if above else value > boundary for value in a.differences.values())
-        return intervals.sign_test_p(beyond, short) if beyond > short else 1.0
+def _sound(answer: Answer, bound: Bound, region: Region) -> bool:
+    """Whether a mean's verdict stands although a difference may be smaller or larger."""
+    lower, upper = region.low > -math.inf, region.high < math.inf  # which ends there are
+    if answer == "supported":
+        return not (lower and bound.below) and not (upper and bound.above)
+    return answer == "undecided" or (lower != upper and not (bound.below if upper else bound.above))
 
-    return tail
+
+# --- ranks ------------------------------------------------------------------------------------------------------------
+
+
+def _by_rank(difference: Estimate, a: Row, region: Region, bounds: Mapping[int, Bound]) -> Verdict:
+    """The order-statistic interval of the median and the sign test, open pairs counting against either verdict."""
+    rank = intervals.median_rank(len(a.differences)) if a.paired else None
+    if rank is None:
+        return Verdict("undecided", difference.note)
+    moving = {seed: bound for seed, bound in bounds.items() if bound != EXACT}
+    open_pairs = {**moving, **dict.fromkeys(a.unknown, UNKNOWN)}
+    told = f"; {len(a.unknown)} of {len(a.differences)} pairs do not tell which side did better" if a.unknown else ""
+    told += f"; {len(moving)} of {len(a.differences)} are bounds, at the end of the grid" if moving else ""
+    p = 1.0
+    for answer in ("supported", "contradicted"):
+        values = sorted(_against(a, open_pairs, region, answer))
+        one = _sign_p(values, region, answer)
+        if one <= LEVEL and _place(values[rank - 1], values[-rank], region) == answer:
+            return Verdict(answer, f"{_WHERE[answer]}, by rank{told}", "sign test", one)
+        p = min(p, one)
+    return Verdict("undecided", f"{_WHERE['undecided']}, by rank{told}", "sign test", p)
+
+
+def _against(a: Row, open_pairs: Mapping[int, Bound], region: Region, answer: Answer) -> list[float]:
+    """The differences by the scale's order, those that are not known moved to where they speak against the answer."""
+    outside = math.inf if region.high < math.inf else -math.inf
+    inside = 0.0 if math.isfinite(region.low) and math.isfinite(region.high) else -outside
+    found = []
+    for seed, difference in a.differences.items():
+        reach = open_pairs.get(seed, EXACT).reach(difference)
+        if answer == "supported":
+            found.append(difference if region.holds(*reach) or seed not in open_pairs else outside)
+        else:
+            found.append(difference if region.misses(*reach) or seed not in open_pairs else inside)
+    return found
+
+
+def _sign_p(values: Sequence[float], region: Region, answer: Answer) -> float:
+    """Twice the one-sided sign test's p that the median is on the answer's side of a boundary, whose ties are outside.
+
+    Equality is supported against both ends, contradicted by the end with more values beyond it.
+    """
+    n = len(values)
+    beyond = [
+        sum(value <= region.low for value in values) if region.low > -math.inf else None,
+        sum(value >= region.high for value in values) if region.high < math.inf else None,
+    ]
+    most = max(count for count in beyond if count is not None)
+    won = n - most if answer == "supported" else most
+    return intervals.sign_test_p(won, n - won) if 2 * won > n else 1.0
