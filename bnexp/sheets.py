@@ -160,7 +160,7 @@ def steps_text(row: Row, speed: Speed) -> str:
     if row.estimate is None:
         return "–"
     if math.isinf(row.estimate.center):
-        return "not reached"
+        return "never in the middle run"
     return wording.estimate_text(row.estimate, "steps").replace("failed", "never")
 
 
@@ -173,6 +173,10 @@ def speed_text(row: Row, fixed: bool) -> str:
         return "–"
     if fixed:
         return wording.contrast_numbers(estimate, "steps")
-    if estimate.center == 0 or math.isinf(estimate.center) or math.isnan(estimate.center):
-        return "never in the middle pair" if estimate.center == 0 else "there before the first step"
+    if math.isnan(estimate.center):
+        return "one side never, or the other"
+    if math.isinf(estimate.center):
+        return "baseline never in the middle pair" if row.n_baseline_failed else "there before the first step"
+    if estimate.center == 0:
+        return "never in the middle pair"
     return wording.contrast_numbers(estimate, "steps")

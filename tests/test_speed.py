@@ -98,6 +98,33 @@ def test_a_diverged_run_never_gets_there(tmp_path):
     assert (row.n, row.n_learned, row.n_failed) == (6, 5, 1)
 
 
+LOST = {"status": "diverged", "learned": "false", "diverged_epoch": 9}
+
+
+def test_a_run_that_diverges_after_the_threshold_never_got_there(tmp_path):
+    results = curves(tmp_path, outcome=lambda f, s: LOST if f["norm"] == "full" else {"test_accuracy": 0.9})
+    row = row_of(only(results, until="fit_loss<=0.5").speed.rows, norm="full")
+    assert (row.n, row.n_learned, row.n_diverged, row.estimate.center) == (6, 0, 6, 10.0)
+    assert "6 of 6 diverged and count the whole budget" in row.note
+
+
+def test_a_baseline_that_diverged_is_ranked_slowest_and_not_dropped(tmp_path):
+    lost = {("none", 0), ("none", 1)}
+    results = curves(tmp_path, outcome=lambda f, s: LOST if (f["norm"], s) in lost else {"test_accuracy": 0.9})
+    row = row_of(only(results).speed.rows, norm="full")
+    assert (row.n, row.n_learned, row.n_missing, row.difference.n) == (6, 6, 0, 6)
+    assert row.difference.kind == "median speed-up"
+    assert row.difference.high == math.inf
+    assert "the baseline diverged in 2 of 6: no target there" in row.note
+    assert row.estimate is None
+
+
+def test_a_baseline_that_did_not_learn_is_said(tmp_path):
+    idle = {"test_accuracy": 0.1, "learned": "false"}
+    results = curves(tmp_path, outcome=lambda f, s: idle if f["norm"] == "none" else {"test_accuracy": 0.9})
+    assert "the baseline did not learn in 6 of 6" in row_of(only(results).speed.rows, norm="full").note
+
+
 def test_the_minibatch_loss_stands_in_and_says_so(tmp_path):
     speed = only(curves(tmp_path, column="train_loss")).speed
     assert speed.target.startswith("train_loss")

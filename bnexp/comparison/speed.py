@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from bnexp.comparison.entries import Entry, rows_of, target_of
 from bnexp.comparison.intervals import Estimate
 from bnexp.comparison.metrics import Failing, Metric
-from bnexp.comparison.rows import Row
+from bnexp.comparison.rows import Row, joined
 from bnexp.comparison.selection import Runs
 from bnexp.errors import UsageError, did_you_mean
 from bnexp.results import Results
@@ -72,16 +72,31 @@ def speed_of(
     if not column:
         return None
     clock, by_values = _Clock(results, column), {tuple(entry.setting.values()): entry for entry in entries}
-    timed = []
+    timed, targets = [], []
     for entry in entries:
         partner = by_values.get(target_of(entry.setting, baseline))
         if partner is not None:
             timed.append(replace(entry, runs=_timed(entry.runs, partner.runs, clock), shares=None))
+            targets.append(partner.runs)
     rows = rows_of(timed, seeds, STEPS, baseline)
     if all(row.difference is None for row in rows):
         return None
-    rows = tuple(replace(row, difference=_inverted(row.difference), effect=None) for row in rows)
+    rows = tuple(_finished(row, runs) for row, runs in zip(rows, targets, strict=True))
     return Speed(f"{column} as low as the last one of its seed's baseline", clock.unit, None, rows, note)
+
+
+def _finished(row: Row, baseline: Runs) -> Row:
+    """The row with a speed-up in place of a ratio of steps, and what must be said of its targets."""
+    lost = sum(run.diverged for run in baseline.values())
+    idle = sum(not run.learned for run in baseline.values()) - lost
+    note = joined(
+        row.note,
+        f"the baseline diverged in {lost} of {len(baseline)}: no target there, ranked slowest" if lost else "",
+        f"the baseline did not learn in {idle} of {len(baseline)}: its last loss is no hard target" if idle else "",
+    )
+    # Steps to a target that does not exist are no number to show.
+    estimate = None if lost else row.estimate
+    return replace(row, difference=_inverted(row.difference), effect=None, estimate=estimate, note=note)
 
 
 def _loss_column(results: Results) -> tuple[str, str]:
@@ -141,14 +156,17 @@ def first_at(epochs: NDArray[np.float64], values: NDArray[np.float64], target: f
 
 
 def _timed(runs: Runs, baseline: Runs, clock: _Clock) -> Runs:
-    """The runs with their steps as the only value; only seeds whose baseline has ended in the ordinary way."""
+    """The runs with their steps as the only value.
+
+    Where the baseline diverged there is no target: it is never there itself, and a run that did not diverge is.
+    """
     found = {}
     for seed, run in runs.items():
         partner = baseline.get(seed)
-        if partner is None or partner.diverged or math.isnan(clock.last(partner.run)):
+        if partner is None or (not partner.diverged and math.isnan(clock.last(partner.run))):
             continue
-        steps = math.inf if run.diverged else clock.steps(run.run, clock.last(partner.run))
-        arrived = math.isfinite(steps)
+        steps = clock.budget(run.run) if partner.diverged else clock.steps(run.run, clock.last(partner.run))
+        arrived = math.isfinite(steps) and not run.diverged
         found[seed] = replace(
             run, learned=arrived, diverged=not arrived, values={STEPS.name: steps if arrived else math.nan}
         )
@@ -201,13 +219,21 @@ def steps_until(
     ends = [clock.budget(run.run) for entry in entries for run in entry.runs.values() if not run.diverged]
     budget = min((end for end in ends if not math.isnan(end)), default=0.0)
     timed = [replace(e, runs=_restricted(e.runs, clock, until, budget), shares=None) for e in entries]
-    return Speed(until.text, clock.unit, budget, rows_of(timed, seeds, RESTRICTED, baseline))
+    lost = [sum(run.diverged for run in entry.runs.values()) for entry in entries]
+    rows = rows_of(timed, seeds, RESTRICTED, baseline)
+    return Speed(until.text, clock.unit, budget, tuple(map(_with_lost, rows, lost)))
+
+
+def _with_lost(row: Row, lost: int) -> Row:
+    note = joined(row.note, f"{lost} of {row.n} diverged and count the whole budget" if lost else "")
+    return replace(row, n_diverged=lost, note=note)
 
 
 def _restricted(runs: Runs, clock: _Clock, until: Threshold, budget: float) -> Runs:
+    """The runs with min(steps, budget); a run that diverged, even after it was there, counts the whole budget."""
     found = {}
     for seed, run in runs.items():
-        steps = clock.steps(run.run, until.number, until.falls)
+        steps = math.inf if run.diverged else clock.steps(run.run, until.number, until.falls)
         value = {RESTRICTED.name: min(steps, budget)}
         found[seed] = replace(run, learned=steps <= budget, diverged=False, values=value)
     return found
