@@ -61,7 +61,7 @@ def _telling(rows: Sequence[ClaimRow], most: int) -> list[ClaimRow]:
 def claim_sentence(row: ClaimRow) -> str:
     """One question with its verdict, both sides, the difference with its interval, and n."""
     each = ", ".join(f"{leaf} {value}" for leaf, value in row.question.each.items())
-    only = " on these test rows only" if row.verdict.items_agree is False and row.verdict.answer != "undecided" else ""
+    only = " on these test rows only" if row.verdict.items_agree is False else ""
     said = f"“{claim_wording.plain(row.question.claim.claim)}”{f' ({each})' if each else ''} is "
     said += f"{claim_wording.verdict_word(row)}{only}"
     if row.a.difference is None:
@@ -69,12 +69,10 @@ def claim_sentence(row: ClaimRow) -> str:
     a, b = claim_wording.sides_label(row)
     numbers = [f"{claim_wording.side_text(row, _in_general(side))}{_failures(side)}" for side in (row.a, row.b)]
     sides = f"{a} {numbers[0]}, {b} {numbers[1]}"
-    text = claim_wording.difference_text(replace(row, a=_in_general(row.a)))
-    what = "ratio" if row.metric.scale == "log" else "difference"
-    for name, label in (("a ", a), ("b ", b)):
-        if text.startswith(name):  # in words: who failed
-            what, text = label, text.removeprefix(name)
-    return f"{said}: {sides}; {what} {text}{', ' + BOTH if row.a.difference.items else ''}."
+    text = claim_wording.difference_text(replace(row, a=_in_general(row.a)), (a, b))
+    what = "ratio " if row.metric.scale == "log" else "difference "
+    what = "" if text.startswith((a, b, "both")) else what  # in words: who failed
+    return f"{said}: {sides}; {what}{text}{', ' + BOTH if row.a.difference.items else ''}."
 
 
 def _failures(side: Row) -> str:
@@ -119,8 +117,11 @@ def row_sentence(comparison: Comparison, row: Row) -> str:
     text = wording.difference_text(general, comparison.metric)
     unit = " percentage points" if wording.is_percent(comparison.metric) and text[-1:] in "0123456789]" else ""
     n = f"n = {row.difference.n} pairs" if row.paired else "not paired"
+    n = f"median, {n}" if row.difference.kind.startswith("median") else n
     both = f", {BOTH}" if row.difference.items else ""
-    sides = f"{label_of(row.setting)}{at} against {comparison.baseline}, {wording.metric_name(comparison)}"
+    lost = f" ({row.n_baseline_failed} of {row.n_baseline} {row.failed})" if row.n_baseline_failed else ""
+    ours, theirs = f"{label_of(row.setting)}{at}{_failures(row)}", f"{comparison.baseline}{lost}"
+    sides = f"{ours} against {theirs}, {wording.metric_name(comparison)}"
     found = f"{text}{unit} ({n}{both}); {verdict_of(general, comparison)}"
     return f"{f'On {group}: ' if group else ''}{sides}: {found}."
 
@@ -147,7 +148,7 @@ def _listed(what: str, titles: Sequence[str]) -> str:
     shown = "; ".join(titles[:MOST_SENTENCES]) + (
         f"; and {len(titles) - MOST_SENTENCES} more" if len(titles) > 3 else ""
     )
-    return f"{_capital(what)}: {shown}." if titles else ""
+    return f"{wording.capital(what)}: {shown}." if titles else ""
 
 
 def _not_covered(comparisons: Sequence[Comparison], claims: Sequence[ClaimRow]) -> list[str]:
@@ -155,7 +156,3 @@ def _not_covered(comparisons: Sequence[Comparison], claims: Sequence[ClaimRow]) 
     rows = [row.a for row in claims] or [row for one in comparisons for row in one.best_rows or one.rows]
     differences = [row.difference for row in rows if row.difference is not None]
     return [not_covered(bool(differences) and all(one.items is not None for one in differences))]
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -87,10 +87,11 @@ def row_lines(row: ClaimRow) -> list[Line]:
 def more_texts(row: ClaimRow) -> list[str]:
     """The margin that would have been met, the size of the effect, and the second interval."""
     difference, name = row.a.difference, row.metric.name
-    if difference is None or difference.equal_within is None or math.isinf(difference.equal_within):
+    if difference is None or row.a.nobody or math.isinf(difference.equal_within or math.inf):
         return []
     unit = " points" if wording.is_percent(name) else ""
     effect = f"; d_z {wording.effect_text(row.a.effect)}" if row.a.effect else ""
+    effect += f"; r {row.a.correlation:.2f}" if row.a.correlation is not None else ""
     texts = [f"equal within {wording.within_text(row.a, name)}{unit}{effect}"]
     if difference.items is not None:
         texts.append(f"other rows: {wording.items_text(difference, name, signed=True)}{unit}")
@@ -98,37 +99,34 @@ def more_texts(row: ClaimRow) -> list[str]:
 
 
 def verdict_text(row: ClaimRow) -> str:
-    """``supported: the interval lies wholly where the claim says; p 0.002 (t), 0.006 after Holm for 3 claims``."""
-    verdict = row.verdict
-    parts = [f"{verdict_word(row)}: {verdict.why}", p_text(row)]
-    if verdict.items_agree is False:
-        parts.append("for other test rows too it would not be so" if verdict.answer != "undecided" else "")
-    parts += [*verdict.notes, provisional(row)]
-    return "; ".join(part for part in parts if part)
+    """``supported: the interval lies wholly where the claim says; p 0.002 (t), 0.006 after Holm for 3 questions``."""
+    return f"{verdict_word(row)}: {'; '.join([row.verdict.why, *p_texts(row), *warnings(row)])}"
+
+
+def warnings(row: ClaimRow) -> list[str]:
+    """What else must be said of a verdict: of other test rows, of sign flips, of runs that are missing."""
+    only = "on these test rows only" if row.verdict.items_agree is False else ""
+    missing = f"provisional: {row.n_unfinished} of {row.n_runs} runs are not finished" if row.n_unfinished else ""
+    return [text for text in (only, *row.verdict.notes, missing) if text]
 
 
 def verdict_word(row: ClaimRow) -> str:
-    """The answer with what takes away from it: ``supported, not after correction for 3 claims, fragile``."""
+    """The answer with what takes away from it: ``supported, not after correction for 3 questions, fragile``."""
     verdict = row.verdict
-    uncorrected = "" if verdict.corrected else f"not after correction for {verdict.n_claims} claims"
+    uncorrected = "" if verdict.corrected else f"not after correction for {verdict.n_claims} questions"
     return ", ".join(part for part in (verdict.answer, uncorrected, "fragile" if verdict.fragile else "") if part)
 
 
-def p_text(row: ClaimRow) -> str:
-    """``p 0.002 (t), 0.006 after Holm for 3 claims; sign-flip p 0.004``; empty where there is no test."""
+def p_texts(row: ClaimRow) -> list[str]:
+    """``p 0.002 (t), 0.006 after Holm for 3 questions`` and ``sign-flip p 0.004``; none where there is no test."""
     verdict = row.verdict
-    if verdict.p is None:
-        return ""
-    holm = f", {wording.number_text(verdict.p_holm)} after Holm for {verdict.n_claims} claims" if verdict.p_holm else ""
-    flip = verdict.p_flip if verdict.test == "t" else None
-    flipped = f"; sign-flip p {wording.number_text(flip)}" if flip is not None else ""
-    many = verdict.n_claims > 1
-    return f"p {wording.number_text(verdict.p)} ({verdict.test}){holm if many else ''}{flipped}"
-
-
-def provisional(row: ClaimRow) -> str:
-    """Whether runs are still to come."""
-    return f"provisional: {row.n_unfinished} of {row.n_runs} runs are not finished" if row.n_unfinished else ""
+    if verdict.p is None or verdict.p_holm is None:
+        return []
+    holm = f", {wording.number_text(verdict.p_holm)} after Holm for {verdict.n_claims} questions"
+    texts = [f"p {wording.number_text(verdict.p)} ({verdict.test}){holm if verdict.n_claims > 1 else ''}"]
+    if verdict.test == "t" and verdict.p_flip is not None:
+        texts.append(f"sign-flip p {wording.number_text(verdict.p_flip)}")
+    return texts
 
 
 def counts_text(rows: Sequence[ClaimRow]) -> str:
@@ -176,16 +174,19 @@ def measured_text(row: ClaimRow, side: Row) -> str:
     """``96.9 [96.2, 97.5] %, mean; 10 seeds, 10 learned``."""
     if not side.n:
         return "no finished runs"
-    knob = isinstance(row.question.claim.metric, KnobMetric)
-    count = f"{side.n} seed{'s' if side.n != 1 else ''}, {side.n_learned} {'with one' if knob else 'learned'}"
-    estimate = side.estimate
-    if estimate is None:
-        return f"–; {count}"
-    if knob:
-        return f"{_knob_text(estimate)}; {count}"
-    percent = " %" if wording.is_percent(row.metric.name) else ""
-    kind = "" if estimate.kind == "median" else f", {estimate.kind}"
-    return f"{wording.estimate_text(estimate, row.metric.name)}{percent}{kind}; {count}"
+    count = f"{side.n} seed{'s' if side.n != 1 else ''}, {count_text(row, side)}"
+    if side.estimate is None or isinstance(row.question.claim.metric, KnobMetric):
+        return f"{'–' if side.estimate is None else _knob_text(side.estimate)}; {count}"
+    kind = "" if side.estimate.kind == "median" else f", {side.estimate.kind}"
+    return f"{side_text(row, side)}{kind}; {count}"
+
+
+def count_text(row: ClaimRow, side: Row) -> str:
+    """``10 learned``, ``7 learned [35, 93] %``; of a largest or smallest value ``7 with one``."""
+    if isinstance(row.question.claim.metric, KnobMetric):
+        return f"{side.n_learned} with one"
+    exact = f" {wording.share_text(side.learned_share)}" if side.n_learned < side.n else ""
+    return f"{side.n_learned} learned{exact}"
 
 
 def _knob_text(estimate: Estimate) -> str:
@@ -196,18 +197,12 @@ def _knob_text(estimate: Estimate) -> str:
     return f"{center}{f' [{low}, {high}]' if low else ''}, {estimate.kind}"
 
 
-def difference_text(row: ClaimRow) -> str:
+def difference_text(row: ClaimRow, names: tuple[str, str] = ("a", "b")) -> str:
     """a − b with its interval, or the ratio a / b; how many pairs, or why they are none."""
-    difference = row.a.difference
-    if difference is None:
+    if row.a.difference is None:
         return "–"
-    pairs = f"{difference.n} pairs" if row.a.paired else "not paired"
-    tie = 0 if difference.scale == "raw" else 1
-    nobody = row.a.of_learned is None and row.b.of_learned is None
-    if difference.kind.startswith("median") and difference.center == tie and nobody:
-        return f"all failed on both sides, {pairs}"
-    text = wording.contrast_text(difference, row.metric, row.a.n_failed > 0, row.b.n_failed > 0)
-    return f"{text}, {pairs}"
+    pairs = f"{row.a.difference.n} pairs" if row.a.paired else "not paired"
+    return f"{wording.contrast_text(row.a, row.metric, names)}, {pairs}"
 
 
 def notes_of(row: ClaimRow) -> list[str]:
@@ -215,10 +210,14 @@ def notes_of(row: ClaimRow) -> list[str]:
     found = list(all_notes(row))
     for name, side in (("a", row.a), ("b", row.b)):
         text = wording.notes_of(replace(side, difference=None), row.metric.name)
+        near = ", ".join(value for value in side.within_one_se if value not in (side.chosen or {}))
+        text = "; ".join(part for part in (text, f"within one SE of the best: {near}" if near else "") if part)
         found += [f"{name}: {text}"] if text else []
     difference = row.a.difference
     if difference is not None:
         ranked = "by rank, failed runs worst" if difference.kind.startswith("median") else ""
+        if row.a.p_mcnemar is not None:
+            ranked += f", McNemar's p of the shares {wording.number_text(row.a.p_mcnemar)}"
         text = "; ".join(part for part in (ranked, difference.note) if part)
         found += [f"difference: {text}"] if text else []
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import sys
 import time
@@ -258,7 +257,9 @@ def summary_record(summary: Summary) -> dict[str, Any]:
 
 def print_json(document: Mapping[str, Any]) -> None:
     """One JSON document on stdout."""
-    sys.stdout.write(json.dumps({"schema": 1, **document}, indent=1, ensure_ascii=False) + "\n")
+    from bnexp.formats import to_json
+
+    sys.stdout.write(to_json({"schema": 1, **document}))
 
 
 def print_summary(summary: Summary, quiet: bool) -> None:

@@ -9,6 +9,7 @@ import csv
 import html
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -54,7 +55,22 @@ def document(comparisons: Comparisons, claims: Claims) -> dict[str, Any]:
 
 def as_json(comparisons: Comparisons, claims: Claims) -> str:
     """The document as text."""
-    return json.dumps(document(comparisons, claims), indent=1, ensure_ascii=False) + "\n"
+    return to_json(document(comparisons, claims))
+
+
+def to_json(value: Any) -> str:
+    """JSON, in which an infinite number is the text "Infinity" or "-Infinity" and what is not a number is null."""
+    return json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bnexp import claim_wording, wording
-from bnexp.comparison import ClaimRow
+from bnexp.comparison import ClaimRow, Row
 from bnexp.page_tables import Block, Cell, Table
 
 MARKS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}  # beside the word: no colour is needed to tell them
@@ -66,30 +66,29 @@ def _cells(row: ClaimRow, each: Sequence[str], notes: dict[str, int]) -> list[Ce
     return [
         *(Cell(row.question.each[leaf], kind="setting") for leaf in each),
         _verdict(row),
-        *(Cell(claim_wording.side_text(row, side), _counts(side.n_learned, side.n)) for side in (row.a, row.b)),
-        Cell(claim_wording.difference_text(row), "\n".join(claim_wording.more_texts(row)).replace("; d_z", "\nd_z")),
+        *(Cell(claim_wording.side_text(row, side), _below(row, side)) for side in (row.a, row.b)),
+        Cell(claim_wording.difference_text(row), "\n".join(claim_wording.more_texts(row)).replace("; ", "\n")),
         Cell(*_p(row)),
         Cell(marks, kind="note"),
     ]
 
 
+def _below(row: ClaimRow, side: Row) -> str:
+    return f"of {side.n}, {claim_wording.count_text(row, side)}"
+
+
 def _verdict(row: ClaimRow) -> Cell:
-    verdict = row.verdict
-    return Cell(f"{MARKS[verdict.answer]} {claim_wording.verdict_word(row)}", verdict.why, f"verdict {verdict.answer}")
-
-
-def _counts(learned: int, n: int) -> str:
-    return f"{learned} of {n} learned"
+    why = "; ".join([row.verdict.why, *claim_wording.warnings(row)])
+    text = f"{MARKS[row.verdict.answer]} {claim_wording.verdict_word(row)}"
+    return Cell(text, why, f"verdict {row.verdict.answer}")
 
 
 def _p(row: ClaimRow) -> tuple[str, str]:
-    """p with its test, and below it the corrected and the sign-flip one."""
+    """p, and below it its test, the corrected and the sign-flip one."""
     verdict = row.verdict
-    if verdict.p is None:
+    if verdict.p is None or verdict.p_holm is None:
         return "–", ""
-    holm = f"Holm {wording.number_text(verdict.p_holm)}" if verdict.p_holm is not None and verdict.n_claims > 1 else ""
-    flip = (
-        f"sign-flip {wording.number_text(verdict.p_flip)}" if verdict.p_flip is not None and verdict.test == "t" else ""
-    )
-    test = "" if verdict.test == "t" else f"{verdict.test}"
-    return wording.number_text(verdict.p), "\n".join(part for part in (test, holm, flip) if part)
+    below = [f"({verdict.test})", f"Holm {wording.number_text(verdict.p_holm)}" if verdict.n_claims > 1 else ""]
+    if verdict.test == "t" and verdict.p_flip is not None:
+        below.append(f"sign-flip {wording.number_text(verdict.p_flip)}")
+    return wording.number_text(verdict.p), "\n".join(filter(None, below))

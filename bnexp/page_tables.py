@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from bnexp.comparison import Comparison, Row
 from bnexp.sheets import Sheet, more_sheets
-from bnexp.summary import NEITHER, side_of, spoken
+from bnexp.summary import spoken
 from bnexp.wording import (
+    capital,
     difference_text,
     effect_text,
     estimate_text,
@@ -19,6 +20,7 @@ from bnexp.wording import (
     notes_of,
     p_text,
     quantity,
+    share_text,
     within_text,
 )
 
@@ -86,11 +88,7 @@ def _plain(sheet: Sheet) -> Table:
     block = Block("", rows, frozenset())
     title, _, lead = sheet.title.partition(": ")
     folded = len(rows) > MOST_OPEN_ROWS
-    return Table(_capital(title), _capital(lead), [*heads, ("notes", "note")], [block], [], list(numbers), folded)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return Table(capital(title), capital(lead), [*heads, ("notes", "note")], [block], [], list(numbers), folded)
 
 
 def _table(comparison: Comparison, rows: Sequence[Row], title: str, lead: str, knob: str | None) -> Table:
@@ -173,10 +171,6 @@ def _head(comparison: Comparison, columns: Sequence[str], rows: Sequence[Row]) -
 
 def _cells(row: Row, comparison: Comparison, columns: Sequence[str], numbers: Mapping[str, int]) -> list[Cell]:
     chosen = [Cell(*_chosen(row), kind="setting")] if row.chosen else []
-    learned = row.learned_share
-    exact = (
-        "" if learned is None or learned.low is None or learned.high is None else _percent(learned.low, learned.high)
-    )
     notes = [str(numbers[note]) for note in _notes(row, comparison.metric) if note in numbers]
     return [
         *(Cell(row.setting[name], kind="setting") for name in columns),
@@ -185,15 +179,11 @@ def _cells(row: Row, comparison: Comparison, columns: Sequence[str], numbers: Ma
         Cell(*_difference(row, comparison)),
         Cell(p_text(row), f"d_z {effect_text(row.effect)}".replace(" [", "\n[") if row.effect else ""),
         Cell(within_text(row, comparison.metric)),
-        Cell(learned_text(row), exact),
+        Cell(learned_text(row), share_text(row.learned_share)),
         Cell(str(row.n_diverged)),
         Cell(str(row.n)),
         Cell(", ".join(notes), kind="note"),
     ]
-
-
-def _percent(low: float, high: float) -> str:
-    return f"[{100 * low:.0f}, {100 * high:.0f}] %"
 
 
 def _chosen(row: Row) -> tuple[str, str]:
@@ -210,7 +200,7 @@ def _difference(row: Row, comparison: Comparison) -> tuple[str, str]:
     metric, estimate = comparison.metric, row.difference
     if estimate is None:
         return difference_text(row, metric), ""
-    text = NEITHER if side_of(row, comparison.higher_is_better) == "neither" else difference_text(row, metric)
+    text = difference_text(row, metric)
     pairs = f"{estimate.n} pairs" if row.paired else "not paired"
     how = [f"{pairs}, r = {row.correlation:.2f}" if row.correlation is not None else pairs]
     if estimate.items is not None:

@@ -79,6 +79,7 @@ def _rows(comparison: Comparison, rows: Sequence[Row], title: str) -> Sheet:
         (Head("sign-flip p", 1), wording.p_text),
         (Head("d_z [95 %]", 3), lambda row: wording.effect_text(row.effect)),
         (Head("equal within", 2), lambda row: wording.within_text(row, metric)),
+        (Head("share learned", 6), lambda row: wording.share_text(row.learned_share)),
         (Head("r of pairs", 5), lambda row: "–" if row.correlation is None else f"{row.correlation:.2f}"),
     ]
     return _sheet(title, columns, rows, [_note(row, metric) for row in rows])

@@ -9,11 +9,10 @@ from typing import Literal
 
 from bnexp.comparison import Comparison, Row
 from bnexp.results import Results
-from bnexp.wording import BASELINE_FAILED, FAILED, difference_text, estimate_text, is_percent, metric_title
+from bnexp.wording import BASELINE_FAILED, FAILED, NEITHER, difference_text, estimate_text, is_percent, metric_title
 
 Side = Literal["better", "worse", "open", "neither", "no interval"]
 FAULT = "One learning rate for all norms is the commonest fault of such studies"
-NEITHER = "neither learned"
 MOST_SENTENCES = 6  # settings with a line of their own; of more only counts are given
 _VERDICTS: dict[Side, str] = {
     "better": "the interval holds better values only",
@@ -46,7 +45,7 @@ def side_of(row: Row, higher_is_better: bool) -> Side:
     if difference is None:
         return "no interval"
     none = 0.0 if difference.scale == "raw" else 1.0
-    if difference.kind.startswith("median") and difference.center == none and not row.n_learned:
+    if row.nobody:
         return "neither"
     if difference.low is None or difference.high is None:
         return "no interval"

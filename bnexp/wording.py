@@ -12,6 +12,12 @@ from bnexp.comparison.metrics import LEARNING, Metric, metric_of
 from bnexp.layout import METRIC
 
 FAILED, BASELINE_FAILED = LEARNING.failed, "baseline did not"  # differences by rank: a side failed in the middle pair
+NEITHER = "neither learned"
+
+
+def capital(text: str) -> str:
+    """The same with a capital first letter."""
+    return text[:1].upper() + text[1:]
 
 
 def is_percent(metric: str) -> bool:
@@ -49,8 +55,8 @@ def difference_text(row: Row, metric: str) -> str:
     if estimate is None:
         return "–"
     tie = 0 if estimate.scale == "raw" else 1
-    if estimate.kind.startswith("median") and estimate.center == tie and row.n_failed == row.n:
-        return "neither learned" if row.failed == FAILED else f"both {row.failed}"
+    if row.nobody:
+        return NEITHER if row.failed == FAILED else f"both {row.failed}"
     if not math.isfinite(estimate.center) or (estimate.scale == "log" and estimate.center == 0):
         return _without_number(row, estimate.center, tie, metric)
     return contrast_numbers(estimate, metric)
@@ -68,19 +74,20 @@ def _without_number(row: Row, center: float, tie: float, metric: str) -> str:
     return "0" if 0 in row.values.values() else "baseline not finite"
 
 
-def contrast_text(difference: Estimate, metric: Metric, a_failed: bool, b_failed: bool) -> str:
-    """a − b, or a / b, of the sides of a claim; in words where the middle pair has a run without a finite number.
-
-    ``a_failed``, ``b_failed``: whether any run of the side failed, else it is a zero whose logarithm is not finite.
-    """
+def contrast_text(row: Row, metric: Metric, names: tuple[str, str] = ("a", "b")) -> str:
+    """a − b, or a / b, of a claim (its side a); in words where the middle pair has a run without a finite number."""
+    difference, where = row.difference, "in the middle pair" if row.paired else "in the median"
+    assert difference is not None
     tie = 0 if difference.scale == "raw" else 1
-    center = difference.center
+    center, (a, b) = difference.center, names
+    if row.nobody:
+        return "both sides failed in every run"
     if math.isnan(center):
-        return "a failed in half of the pairs, b in the other half"
+        return f"{a} failed in half of the pairs, {b} in the other half"
     if math.isinf(center) or (difference.scale == "log" and center == 0):
-        worse, other = ("a", "b") if (center > tie) != metric.higher_is_better else ("b", "a")
-        failed = a_failed if worse == "a" else b_failed
-        return f"{worse} failed in the middle pair" if failed else f"{other} is 0 in the middle pair"
+        a_worse = (center > tie) != metric.higher_is_better
+        worse, other, failed = (a, b, row.n_failed) if a_worse else (b, a, row.n_baseline_failed)
+        return f"{worse} failed {where}" if failed else f"{other} is 0 {where}"
     median = "median " if difference.kind.startswith("median") and center != tie else ""
     text = median + contrast_numbers(difference, metric.name)
     return f"{text} points" if is_percent(metric.name) else text
@@ -128,7 +135,7 @@ def within_text(row: Row, metric: str) -> str:
     """The margin of "equal within", rule 4: ``± 1.9``, for ratios ``× 1.25``; two failures are no equality."""
     difference = row.difference
     within = difference.equal_within if difference else None
-    if difference is None or within is None or row.n_failed == row.n:
+    if difference is None or within is None or row.nobody:
         return "–"
     if math.isinf(within):
         return "∞"
@@ -140,6 +147,13 @@ def learned_text(row: Row) -> str:
     return f"{row.n_learned}/{row.n}"
 
 
+def share_text(share: Estimate | None) -> str:
+    """The exact interval of a share: ``[55, 100] %``."""
+    if share is None or share.low is None or share.high is None:
+        return "–"
+    return f"[{100 * share.low:.0f}, {100 * share.high:.0f}] %"
+
+
 def notes_of(row: Row, metric: str) -> str:
     """What a reader must know of a row: its own note, what the learned ones reached, why there is no interval."""
     parts = [row.note]
@@ -148,7 +162,8 @@ def notes_of(row: Row, metric: str) -> str:
     if row.estimate is not None and row.estimate.note:
         parts.append(row.estimate.note)
     if row.difference is not None and row.difference.kind.startswith("median"):
-        parts.append("difference: median by rank, failed runs worst, p of the sign test")
+        shares = "" if row.p_mcnemar is None else f", McNemar's p of the shares {number_text(row.p_mcnemar)}"
+        parts.append(f"difference: median by rank, failed runs worst, p of the sign test{shares}")
     if row.difference is not None and row.difference.note:
         parts.append(row.difference.note)
     return "; ".join(part for part in parts if part)

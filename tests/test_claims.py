@@ -515,7 +515,7 @@ def test_seeds_that_learn_at_no_rate_fail(tmp_path):
     never = one(
         study(tmp_path, LRS.replace("METRIC", metric), lambda f, s: {"fit_loss": 1, "learned": "false"}, "never")
     )
-    assert dict(row_lines(never))["a / b"] == "all failed on both sides, 10 pairs"
+    assert dict(row_lines(never))["a / b"] == "both sides failed in every run, 10 pairs"
 
 
 def test_unfinished_runs_are_said(tmp_path):

@@ -70,7 +70,12 @@ def test_every_renderer_counts_them(results):
     cells = [cell for row in sheets_of(comparisons[0])[0].rows for cell in row]
     assert "7/10" in cells
     page = render_page([results], [comparisons])
-    for text in ("7/10", "3 of 10 did not learn", "1 diverged and 2 ended without having learned", "7 of 10 learned"):
+    for text in (
+        "7/10",
+        "3 of 10 did not learn",
+        "1 diverged and 2 ended without having learned",
+        "of 10, 7 learned [35, 93] %",
+    ):
         assert text in page
     assert "none failed" not in answer_of(results, comparisons, claims).sentences[0]
     assert "median" in answer_of(results, comparisons, claims).sentences[0]

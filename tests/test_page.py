@@ -165,7 +165,8 @@ def test_the_order_of_rows_and_numbered_notes(results):
     assert [row[0].text for row in equal.blocks[0].rows] == ["0.1"] * 3 + ["0.3"] * 3
     assert equal.blocks[0].breaks == {3}
     assert [row[-1].text for row in equal.blocks[0].rows] == ["", "1", "1", "", "", ""]
-    assert equal.notes == ["difference: median by rank, failed runs worst, p of the sign test"]
+    (note,) = equal.notes
+    assert note.startswith("difference: median by rank, failed runs worst, p of the sign test, McNemar's p")
     assert best.shared == ["lr 0.3 at the grid's edge: the best may lie beyond"]
 
 
@@ -202,7 +203,9 @@ def test_the_side_of_an_interval():
         found = replace(row, difference=replace(base, low=low, high=high))
         assert side_of(found, higher_is_better=True) == side
     tie = replace(base, center=0.0, low=0.0, high=0.0, kind="median difference")
-    assert side_of(replace(row, difference=tie, n_learned=0), True) == "neither"
+    failed = replace(row, difference=tie, n_failed=6, n_baseline=6, n_baseline_failed=6)
+    assert side_of(failed, True) == "neither"
+    assert side_of(replace(failed, n_baseline_failed=3), True) == "open"
     ratio = replace(base, low=0.2, high=0.9, scale="log", kind="ratio of geometric means")
     assert side_of(replace(row, difference=ratio), higher_is_better=False) == "better"
 

@@ -1,4 +1,4 @@
-"""Results to comparisons, by the rules of STATISTICS.md: numbers only, nothing is printed here.
+"""Results to comparisons, by the rules of STATISTICS.md: numbers with their notes, nothing is printed here.
 
 ::
 

@@ -1,8 +1,7 @@
-"""Comparisons and claims as flat records, for JSON and CSV; what is not finite (a failed run, no value) is None."""
+"""Comparisons and claims as flat records, for JSON and CSV. ±inf (for ratios inf and 0) is a failed run."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,13 +50,15 @@ def _row(comparison: Comparison, table: str, row: Row) -> Record:
 
 
 def _counts(row: Row) -> Record:
-    return {"n": row.n, "n_learned": row.n_learned, "n_diverged": row.n_diverged, "n_missing": row.n_missing}
+    counts = {"n": row.n, "n_learned": row.n_learned, "n_diverged": row.n_diverged}
+    return counts | {"n_failed": row.n_failed, "n_missing": row.n_missing}
 
 
 def _difference(name: str, row: Row) -> Record:
     """The difference with all that goes with it."""
-    within = row.difference.equal_within if row.difference else None
-    numbers = {"equal_within": _finite(within), "paired": row.paired, "correlation": row.correlation}
+    within = row.difference.equal_within if row.difference and not row.nobody else None
+    numbers = {"equal_within": within, "paired": row.paired, "correlation": row.correlation}
+    numbers["n_baseline_failed"] = row.n_baseline_failed
     ps = {"p_sign_flip": row.p_sign_flip, "p_sign": row.p_sign, "p_mcnemar": row.p_mcnemar}
     effect = {f"effect_{end}": getattr(row.effect, end, None) for end in ("center", "low", "high")}
     return _with_items(name, row.difference) | numbers | ps | effect
@@ -100,6 +101,7 @@ def claim_records(row: ClaimRow) -> list[Record]:
     difference |= {"verdict": verdict.answer, "why": verdict.why, "p_by": verdict.test, "p": verdict.p}
     difference |= {"p_flip": verdict.p_flip, "p_holm": verdict.p_holm, "n_claims": verdict.n_claims}
     difference |= {"after_correction": verdict.corrected, "fragile": verdict.fragile}
+    difference |= {"items_agree": verdict.items_agree, "verdict_notes": "; ".join(verdict.notes)}
     difference |= {"tuned_by": row.tuned_by, "note": "; ".join(all_notes(row)), "versions": row.versions}
     return [*records, difference]
 
@@ -115,7 +117,7 @@ def counts_text(row: Row) -> str:
 def flat(name: str, estimate: Estimate | None) -> Record:
     """An estimate's numbers, its kind and why it has no interval, each under the name."""
     prefix = f"{name}_" if name else ""
-    numbers = {key: _finite(getattr(estimate, key, None)) for key in ("center", "low", "high", "sd")}
+    numbers = {key: getattr(estimate, key, None) for key in ("center", "low", "high", "sd")}
     words = {"kind": estimate.kind if estimate else "", "why_no_interval": estimate.note if estimate else ""}
     return {f"{prefix}{key}": value for key, value in {**numbers, **words}.items()}
 
@@ -125,7 +127,3 @@ def _with_items(name: str, estimate: Estimate | None) -> Record:
     prefix = f"{name}_" if name else ""
     low, high = estimate.items if estimate and estimate.items else (None, None)
     return flat(name, estimate) | {f"{prefix}items_low": low, f"{prefix}items_high": high}
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

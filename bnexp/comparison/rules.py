@@ -28,10 +28,11 @@ _TEXTS = {
     """,
     "Verdict": f"""
         A claim is supported if the printed 95 % interval lies wholly where the claim says, contradicted if it lies
-        wholly elsewhere, else undecided. p is twice the matching one-sided p; Holm's correction runs over the claims of
-        the spec and nothing else, and a verdict that does not survive it says so. The sign-flip p is exact up to
-        {EXACT_PAIRS} pairs, above it {DRAWS} sign patterns are drawn; where it disagrees with the interval the verdict
-        is called fragile. Where all differences are identical there is no t, and sign flips decide.
+        wholly elsewhere, else undecided. p is twice the matching one-sided p; Holm's correction runs over the questions
+        that the claims of the spec ask, and nothing else, and a verdict that does not survive it says so. The sign-flip
+        p is exact up to {EXACT_PAIRS} pairs, above it {DRAWS} sign patterns are drawn; where it disagrees with the
+        interval the verdict is called fragile. Where all differences are identical there is no t, and sign flips
+        decide.
     """,
     "Equality": """
         Equal means that the 95 % interval lies inside ± the margin that the claim states together with its reason;

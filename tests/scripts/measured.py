@@ -160,14 +160,16 @@ def _fields(row: Row) -> Row:
 
 def _estimate(row: Row) -> str:
     if not row["center"]:
-        return "–" if row["n"] in ("", "0") else "failed"
+        return "–"
+    if "inf" in row["center"]:
+        return "failed"
     if not (row["low"] or row["high"]):
         return _number(row["center"])
     # as many digits as tell the ends apart
     ends = {digits: (_number(row["low"], digits), _number(row["high"], digits)) for digits in (3, 4, 5)}
     digits = next((digits for digits, (low, high) in ends.items() if low != high), 5)
     low, high = ends[digits]
-    return f"{_number(row['center'], digits)} [{low or '−∞'}, {high or '∞'}]"
+    return f"{_number(row['center'], digits)} [{low}, {high}]"
 
 
 def _learned(row: Row, trained: bool) -> str:
@@ -186,6 +188,8 @@ def _number(text: str, digits: int = 3) -> str:
     """``.971``, ``1.2``, ``2430``, ``7e−06``, as the number's size asks for; empty for none."""
     if not text:
         return ""
+    if "inf" in text:
+        return "−∞" if text.startswith("-") else "∞"
     value = float(f"{float(text):.{digits}g}")
     shown = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.{digits}g}"
     sign, size = ("−" if shown.startswith("-") else ""), shown.lstrip("-").replace("e-", "e−")
