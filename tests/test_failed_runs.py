@@ -9,12 +9,16 @@ import json
 import pytest
 from outcomes import DIVERGED, A, B, study
 
+from bnexp import claim_wording
 from bnexp.answer import answer_of
 from bnexp.comparison import compare_runs, list_claims
 from bnexp.formats import WRITERS
 from bnexp.page import render_page
+from bnexp.page_claims import claim_parts
 from bnexp.results import load_results
 from bnexp.sheets import sheets_of
+from bnexp.summary import side_of
+from bnexp.wording import difference_text
 
 SPEC = """
 data: digits
@@ -94,3 +98,49 @@ def test_a_row_taken_out_of_the_csv_is_a_run_that_is_missing(results):
     assert "3 of 50 runs are not finished" in comparisons[0].notes
     assert "Provisional (runs are missing): claim 1." in answer_of(cut, comparisons, claims).not_shown
     assert "provisional: 3 of 20 runs are not finished" in WRITERS["markdown"](comparisons, claims)
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+PLAIN = "data: digits\nmodel: {norm: [none, full]}\nseeds: 10\n"
+
+
+def test_partly_failed_is_not_neither(tmp_path):
+    """A row of which nobody learned, against a baseline of which some did."""
+
+    def some(fields, seed):
+        learned = fields["norm"] == "none" and seed < 4
+        return {"test_accuracy": 0.9 if learned else 0.1, "learned": str(learned).lower()}
+
+    results = study(tmp_path, PLAIN, some)
+    (comparison,) = compare_runs(results)
+    assert difference_text(comparison.rows[1], comparison.metric) == "+0.0 [−∞, +0.0]"
+    assert side_of(comparison.rows[1], True) == "open"
+    (sentence,) = answer_of(results, [comparison], ()).sentences
+    assert "(10 of 10 did not learn) against norm=none (6 of 10 did not learn)" in sentence
+    assert "median, n = 10 pairs" in sentence
+
+
+def test_zero_losses_did_not_fail(tmp_path):
+    claims = "claims:\n  - {claim: c, a: {norm: full}, b: {norm: none}, metric: fit_loss, expect: less}\n"
+    results = study(tmp_path, PLAIN + claims, lambda f, s: {"fit_loss": 0.0, "test_accuracy": 1.0})
+    (row,) = list_claims(results)
+    assert "failed" not in claim_wording.difference_text(row)
+    assert row.verdict.why == "all differences are identical and too few, or at a boundary"
+
+
+def test_a_largest_value_counts_seeds_that_have_one(tmp_path):
+    claims = """train: {lr: [0.1, 1]}
+claims:
+  - claim: c
+    a: {norm: full}
+    b: {norm: none}
+    metric: {largest: lr, such_that: [fit_accuracy, ">=", 0.99]}
+    expect: less
+"""
+    results = study(tmp_path, PLAIN + claims, lambda f, s: {"fit_accuracy": 0.95, "test_accuracy": 0.9})
+    rows = list_claims(results)
+    cells = [cell.small for row in claim_parts(rows)[0].table.blocks[0].rows for cell in row]
+    assert cells.count("of 10, 0 with one") == 2
+    assert rows[0].verdict.answer == "undecided"
+    assert "10 of 10 pairs do not tell which side did better" in rows[0].verdict.why
