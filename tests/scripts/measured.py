@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import subprocess
 import sys
 import textwrap
@@ -125,7 +126,8 @@ def _results(rows: Sequence[Row]) -> Iterator[str]:
 def _also(rows: Sequence[Row]) -> Iterator[str]:
     """Metrics without a second side: the range of the settings' means."""
     for metric in dict.fromkeys(row["metric"] for row in rows if row["table"] == "also equal values"):
-        found = [row for row in rows if row["metric"] == metric and row["center"] and row["table"].endswith("values")]
+        rows_here = [row for row in rows if row["metric"] == metric and row["table"] == "also equal values"]
+        found = [row for row in rows_here if row["center"] and math.isfinite(float(row["center"]))]
         means = sorted((row["center"] for row in found), key=float)
         n = f"{len(found)} settings of {found[0]['n']} runs"
         yield from _wrapped(f"Also: {metric}: {_number(means[0])} to {_number(means[-1])}, means of {n}.")
