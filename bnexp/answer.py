@@ -7,11 +7,12 @@ there is one.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bnexp import claim_wording, wording
-from bnexp.comparison import ClaimRow, Comparison, Estimate, Row, not_covered
+from bnexp.comparison import ClaimRow, Comparison, Row, not_covered
 from bnexp.results import Results
 from bnexp.summary import label_of, verdict_of
 
@@ -33,18 +34,21 @@ def answer_of(results: Results, comparisons: Sequence[Comparison], claims: Seque
     if not finished:
         total = len(results.runs)
         return Answer([f"There is no answer yet: none of the {total} runs has finished."], [])
-    sentences = _from_claims(claims) if claims else _from_rows(comparisons)
-    return Answer(sentences, [*_not_judged(claims), *_not_covered(comparisons, claims)])
+    sentences, left = _from_claims(claims) if claims else _from_rows(comparisons)
+    return Answer(sentences, [*left, *_not_judged(claims), *_not_covered(comparisons, claims)])
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------
 
 
-def _from_claims(rows: Sequence[ClaimRow]) -> list[str]:
+def _from_claims(rows: Sequence[ClaimRow]) -> tuple[list[str], list[str]]:
+    """The sentences, and what they leave out."""
     if len(rows) <= MOST_SENTENCES:
-        return [claim_sentence(row) for row in rows]
+        return [claim_sentence(row) for row in rows], []
     counted = f"The claims ask {len(rows)} questions: {claim_wording.counts_text(rows)}."
-    return [counted, *(claim_sentence(row) for row in _telling(rows, MOST_SENTENCES - 1))]
+    told = _telling(rows, MOST_SENTENCES - 1)
+    left = f"The other {len(rows) - len(told)} questions are not spelled out here; they stand under Claims."
+    return [counted, *map(claim_sentence, told)], [left]
 
 
 def _telling(rows: Sequence[ClaimRow], most: int) -> list[ClaimRow]:
@@ -67,9 +71,9 @@ def claim_sentence(row: ClaimRow) -> str:
     if row.a.difference is None:
         return f"{said}; nothing was compared: {row.verdict.why}."
     a, b = claim_wording.sides_label(row)
-    numbers = [f"{claim_wording.side_text(row, _in_general(side))}{_failures(side)}" for side in (row.a, row.b)]
+    numbers = [f"{claim_wording.side_text(row, wording.in_general(side))}{_failures(side)}" for side in (row.a, row.b)]
     sides = f"{a} {numbers[0]}, {b} {numbers[1]}"
-    text = claim_wording.difference_text(replace(row, a=_in_general(row.a)), (a, b))
+    text = claim_wording.difference_text(replace(row, a=wording.in_general(row.a)), (a, b))
     what = "ratio " if row.metric.scale == "log" else "difference "
     what = "" if text.startswith((a, b, "both")) else what  # in words: who failed
     return f"{said}: {sides}; {what}{text}{', ' + BOTH if row.a.difference.items else ''}."
@@ -79,39 +83,26 @@ def _failures(side: Row) -> str:
     return f" ({side.n_failed} of {side.n} {side.failed})" if side.n_failed else ""
 
 
-def _in_general(row: Row) -> Row:
-    """The row with the intervals that speak of accuracy in general, where it has them."""
-    found = row
-    if row.estimate is not None and row.estimate.items is not None:
-        found = replace(found, estimate=_wider(row.estimate))
-    if row.difference is not None and row.difference.items is not None:
-        found = replace(found, difference=_wider(row.difference))
-    return found
-
-
-def _wider(estimate: Estimate) -> Estimate:
-    assert estimate.items is not None
-    return replace(estimate, low=estimate.items.low, high=estimate.items.high)
-
-
 # --- no claims --------------------------------------------------------------------------------------------------------
 
 
-def _from_rows(comparisons: Sequence[Comparison]) -> list[str]:
-    found = []
+def _from_rows(comparisons: Sequence[Comparison]) -> tuple[list[str], list[str]]:
+    """The sentences, one of each comparison before a second one of any, and what they leave out."""
+    queues = []
     for comparison in comparisons:
-        rows = comparison.best_rows or comparison.rows
-        compared = [row for row in rows if row.difference is not None]
-        # the norm with everything switched on says most
-        compared.sort(key=lambda row: row.setting.get("norm") != "full")
-        found += [row_sentence(comparison, row) for row in compared]
-    return found[:MOST_SENTENCES] or ["Nothing was compared: no setting has a baseline that it differs from."]
+        rows = [row for row in comparison.best_rows or comparison.rows if row.difference is not None]
+        rows.sort(key=lambda row: row.setting.get("norm") != "full")  # with everything switched on it says most
+        queues.append([row_sentence(comparison, row) for row in rows])
+    found = [text for turn in itertools.zip_longest(*queues) for text in turn if text is not None]
+    more = len(found) - MOST_SENTENCES
+    left = [f"{more} more differences are not spelled out here; they stand in the tables."] if more > 0 else []
+    return found[:MOST_SENTENCES] or ["Nothing was compared: no setting has a baseline that it differs from."], left
 
 
 def row_sentence(comparison: Comparison, row: Row) -> str:
     """One setting against its baseline, with n and interval."""
     assert row.difference is not None
-    general = _in_general(row)
+    general = wording.in_general(row)
     at = f" at its best {comparison.tune}" if comparison.best_rows else ""
     group = ", ".join(f"{leaf} {value}" for leaf, value in comparison.group.items())
     text = wording.difference_text(general, comparison.metric)
@@ -152,7 +143,7 @@ def _listed(what: str, titles: Sequence[str]) -> str:
 
 
 def _not_covered(comparisons: Sequence[Comparison], claims: Sequence[ClaimRow]) -> list[str]:
-    """The sentences cover other test rows only if every interval in them does."""
+    """Which intervals cover other test rows: each of the sentences says it of its own."""
     rows = [row.a for row in claims] or [row for one in comparisons for row in one.best_rows or one.rows]
-    differences = [row.difference for row in rows if row.difference is not None]
-    return [not_covered(bool(differences) and all(one.items is not None for one in differences))]
+    second = [row.difference.items is not None for row in rows if row.difference is not None]
+    return [not_covered("all" if second and all(second) else "some" if any(second) else "none")]

@@ -173,7 +173,7 @@ def row_record(row: ClaimRow, records: Sequence[Mapping[str, Any]]) -> dict[str,
 def measured_text(row: ClaimRow, side: Row) -> str:
     """``96.9 [96.2, 97.5] %, mean; 10 seeds, 10 learned``."""
     if not side.n:
-        return "no finished runs"
+        return "no finished runs" if side.n_missing else "nothing was chosen"
     count = f"{side.n} seed{'s' if side.n != 1 else ''}, {count_text(row, side)}"
     if side.estimate is None or isinstance(row.question.claim.metric, KnobMetric):
         return f"{'–' if side.estimate is None else _knob_text(side.estimate)}; {count}"
@@ -193,7 +193,7 @@ def _knob_text(estimate: Estimate) -> str:
     """A value of the knob with its interval; a failed seed has none."""
     failed = (math.inf, -math.inf, 0.0) if estimate.scale == "log" else (math.inf, -math.inf)
     ends = (estimate.center, estimate.low, estimate.high)
-    center, low, high = ("" if end is None else "none" if end in failed else f"{end:.3g}" for end in ends)
+    center, low, high = ("" if end is None else "none" if end in failed else wording.digits(end) for end in ends)
     return f"{center}{f' [{low}, {high}]' if low else ''}, {estimate.kind}"
 
 

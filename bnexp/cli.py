@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -224,7 +225,7 @@ def compare(
         console.print_rules()
         return
     from bnexp.comparison import compare_runs, list_claims
-    from bnexp.results import load_results
+    from bnexp.results import labels_of, load_results
 
     if format not in console.FORMATS:
         raise errors.UsageError(f"--format {format}: one of {', '.join(console.FORMATS)} is expected")
@@ -234,10 +235,12 @@ def compare(
     chosen = {key: value.split("|") for key, value in _pairs("--where", where).items()}
     comparisons: list[Comparison] = []
     claims: list[ClaimRow] = []
-    for one in load_results(results or ()):
-        comparisons += compare_runs(one, given, metric, chosen, [k for k in by.split(",") if k], tune, until)
+    studies = load_results(results or ())
+    for one, label in zip(studies, labels_of(studies), strict=True):
+        found = compare_runs(one, given, metric, chosen, [k for k in by.split(",") if k], tune, until)
+        comparisons += [replace(comparison, name=label) for comparison in found]
         if not chosen and metric is None:
-            claims += list_claims(one)
+            claims += [replace(row, study=label) for row in list_claims(one)]
     console.print_comparisons(comparisons, format, claims)
 
 
@@ -280,6 +283,10 @@ def _pairs(option: str, text: str) -> dict[str, str]:
         key, equals, value = part.partition("=")
         if not (key and equals and value):
             raise errors.UsageError(f"{option} {text}: key=value pairs are expected, such as norm=full,lr=0.1")
+        if key.strip() in found:
+            raise errors.UsageError(
+                f"{option} {text}: {key.strip()} stands twice; several values are {key.strip()}=v1|v2"
+            )
         found[key.strip()] = value.strip()
     return found
 

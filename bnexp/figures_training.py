@@ -97,7 +97,7 @@ def _place(split: str) -> int:
 def _most_epochs(frame: DataFrame, views: int) -> int:
     """So many that all views together stay small."""
     lines = len(frame[["panel", "norm", "rate"]].drop_duplicates())
-    return max(FEWEST_EPOCHS, min(MOST_EPOCHS, MOST_ROWS // (views * lines)))
+    return max(FEWEST_EPOCHS, min(MOST_EPOCHS, MOST_ROWS // max(1, views * lines)))
 
 
 def _curve_view(source: Source, runs: DataFrame, frame: DataFrame, curve: Curve, most: int, how: str) -> Iterator[View]:

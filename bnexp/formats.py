@@ -167,9 +167,15 @@ def latex(text: str) -> str:
 
 def as_latex(comparisons: Comparisons, claims: Claims) -> str:
     """Tables for booktabs; a note stands below its table."""
-    parts = [_latex_sheet(sheet) for comparison in comparisons for sheet in sheets_of(comparison)]
+    parts = [part for comparison in comparisons for part in _latex_comparison(comparison)]
     parts += [_latex_claim(row) for row in claims]
     return "\n".join([*parts, *([f"{latex(NOT_COVERED)}\n"] if comparisons else [])])
+
+
+def _latex_comparison(comparison: Comparison) -> list[str]:
+    title = latex(f"{wording.group_title(comparison)}: {wording.metric_title(comparison)}")
+    notes = [f"{latex(note)}\n" for note in comparison.notes]
+    return [rf"\noindent\textbf{{{title}}}\par" + "\n", *map(_latex_sheet, sheets_of(comparison)), *notes]
 
 
 def _latex_sheet(sheet: Sheet) -> str:

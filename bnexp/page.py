@@ -31,7 +31,7 @@ from bnexp.page_claims import ClaimPart, claim_parts
 from bnexp.page_origins import provenance, settings_table
 from bnexp.page_runs import RunsTable, runs_table
 from bnexp.page_tables import Table, tables_of
-from bnexp.results import Results
+from bnexp.results import Results, labels_of
 from bnexp.summary import Said, summary_of
 from bnexp.wording import group_title
 
@@ -53,10 +53,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """What the page shows of one study. ``anchor`` is its id on the page."""
+    """What the page shows of one study. ``anchor`` is its id on the page, ``label`` what tells it from the others."""
 
     anchor: str
     name: str
+    label: str
     question: str
     answer: Answer
     parts: Sequence[Part]
@@ -112,7 +113,7 @@ def _write(path: Path, content: bytes) -> Path:
 
 def _sections(results: Sequence[Results], comparisons: Sequence[Sequence[Comparison]]) -> list[Section]:
     anchors = _anchors([one.name for one in results])
-    return [_section(*each) for each in zip(anchors, results, comparisons, strict=True)]
+    return [_section(*each) for each in zip(anchors, labels_of(results), results, comparisons, strict=True)]
 
 
 def _anchors(names: Sequence[str]) -> list[str]:
@@ -124,12 +125,13 @@ def _anchors(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _section(anchor: str, results: Results, comparisons: Sequence[Comparison]) -> Section:
+def _section(anchor: str, label: str, results: Results, comparisons: Sequence[Comparison]) -> Section:
     varied, fixed = settings_table(results)
     claims = list_claims(results)
     return Section(
         anchor=anchor,
         name=results.name,
+        label=label,
         question=results.spec.question,
         parts=[_part(results, comparison, single=len(comparisons) == 1) for comparison in comparisons],
         varied=varied,

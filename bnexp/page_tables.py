@@ -155,10 +155,12 @@ def _order(row: Row, knob: str | None) -> tuple[float, str]:
 def _head(comparison: Comparison, columns: Sequence[str], rows: Sequence[Row]) -> list[tuple[str, str]]:
     unit = ", percentage points" if is_percent(comparison.metric) else ""
     difference = "ratio" if comparison.scale == "log" else "difference"
-    chosen = [(f"best {comparison.tune}", "setting")] if any(row.chosen for row in rows) else []
+    tuned = any(row.chosen for row in rows)
+    chosen = [(f"best {comparison.tune}", "setting")] if tuned else []
+    baseline = comparison.best_baseline if tuned else comparison.baseline
     numbers = [
         f"{metric_title(comparison)} [95\u00a0%]",
-        f"{difference} to {comparison.baseline}{unit} [95\u00a0%]",
+        f"{difference} to {baseline}{unit} [95\u00a0%]",
         *("sign-flip p", "equal within", "learned", "diverged", "n"),
     ]
     return [

@@ -113,6 +113,12 @@ def load_results(folders: Sequence[Path] = ()) -> tuple[Results, ...]:
     return tuple(_load(Path(folder)) for folder in folders or _found())
 
 
+def labels_of(results: Sequence[Results]) -> list[str]:
+    """What to call each of several studies: by name, or by folder where two have one name."""
+    names = [one.name for one in results]
+    return [one.name if names.count(one.name) == 1 else str(one.folder) for one in results]
+
+
 def with_derived(frame: DataFrame) -> DataFrame:
     """Add derived metrics as columns: ``<split>_unexplained`` = 1 − ``<split>_r2``, a share of variance."""
     matches = [match for name in frame.columns if (match := _R2.fullmatch(str(name)))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from bnexp import wording
@@ -32,9 +32,10 @@ class Sheet:
 def sheets_of(comparison: Comparison) -> list[Sheet]:
     """At equal values, each at its best value, 2×2 effects, and speed; what is not there is left out."""
     knob = comparison.tune
-    found = [_rows(comparison, comparison.rows, f"at equal {knob}" if knob else "every setting")]
+    equal = f"at equal {knob}" if knob else "every setting"
+    found = [_rows(comparison, comparison.rows, equal, comparison.baseline)]
     if comparison.best_rows:
-        found.append(_rows(comparison, comparison.best_rows, best_title(comparison)))
+        found.append(_rows(comparison, comparison.best_rows, best_title(comparison), comparison.best_baseline))
     return [*found, *more_sheets(comparison)]
 
 
@@ -45,10 +46,11 @@ def more_sheets(comparison: Comparison) -> list[Sheet]:
     if effects := comparison.best_effects if best else comparison.effects:
         found.append(_effects(comparison, effects, f"2×2 effects{where}: means over seeds, paired"))
     speed, where = comparison.best_speed, f", each at its best {knob} by final training loss"
+    baseline = comparison.best_baseline if speed else comparison.baseline
     if speed is None:
         speed, where = comparison.speed, ""
     if speed is not None:
-        found.append(_speed(comparison, speed, f"speed of learning{where}: {until_text(speed)}"))
+        found.append(_speed(comparison, speed, f"speed of learning{where}: {until_text(speed)}", baseline))
     return found
 
 
@@ -60,13 +62,13 @@ def best_title(comparison: Comparison) -> str:
 def until_text(speed: Speed) -> str:
     """What is counted, until what."""
     limit = f", at most the budget of {speed.budget:g}" if speed.budget is not None else ""
-    return f"{speed.unit} until {speed.target}{limit}"
+    return f"{speed.unit} until {speed.target}{limit}{f'; the loss is {speed.note}' if speed.note else ''}"
 
 
 Cell = Callable[[Row], str]
 
 
-def _rows(comparison: Comparison, rows: Sequence[Row], title: str) -> Sheet:
+def _rows(comparison: Comparison, rows: Sequence[Row], title: str, baseline: str) -> Sheet:
     metric = comparison.metric
     difference = "ratio" if comparison.scale == "log" else "difference"
     columns: list[tuple[Head, Cell]] = [
@@ -75,13 +77,16 @@ def _rows(comparison: Comparison, rows: Sequence[Row], title: str) -> Sheet:
         *_diverged(rows),
         (Head(f"{wording.metric_title(comparison)} [95 %]"), lambda row: wording.estimate_text(row.estimate, metric)),
         *_items(rows, metric),
-        (Head(f"{difference} to {comparison.baseline} [95 %]"), lambda row: wording.difference_text(row, metric)),
-        (Head("sign-flip p", 1), wording.p_text),
-        (Head("d_z [95 %]", 3), lambda row: wording.effect_text(row.effect)),
-        (Head("equal within", 2), lambda row: wording.within_text(row, metric)),
         (Head("share learned", 6), lambda row: wording.share_text(row.learned_share)),
-        (Head("r of pairs", 5), lambda row: "–" if row.correlation is None else f"{row.correlation:.2f}"),
     ]
+    if any(row.difference is not None for row in rows):
+        columns += [
+            (Head(f"{difference} to {baseline} [95 %]"), lambda row: wording.difference_text(row, metric)),
+            (Head("sign-flip p", 1), wording.p_text),
+            (Head("d_z [95 %]", 3), lambda row: wording.effect_text(row.effect)),
+            (Head("equal within", 2), lambda row: wording.within_text(row, metric)),
+            (Head("r of pairs", 5), lambda row: "–" if row.correlation is None else f"{row.correlation:.2f}"),
+        ]
     return _sheet(title, columns, rows, [_note(row, metric) for row in rows])
 
 
@@ -136,19 +141,17 @@ def _effects(comparison: Comparison, effects: Sequence[Effects], title: str) -> 
     return Sheet(title, heads, rows, notes, len(fields) + 1)
 
 
-def _speed(comparison: Comparison, speed: Speed, title: str) -> Sheet:
+def _speed(comparison: Comparison, speed: Speed, title: str, baseline: str) -> Sheet:
     fixed = speed.budget is not None
     difference = "difference" if fixed else "speed-up"
     columns: list[tuple[Head, Cell]] = [
         *_setting(comparison, speed.rows),
         (Head("got there"), wording.learned_text),
         (Head(f"{speed.unit} [95 %]"), lambda row: steps_text(row, speed)),
-        (Head(f"{difference} to {comparison.baseline} [95 %]"), lambda row: speed_text(row, fixed)),
+        (Head(f"{difference} to {baseline} [95 %]"), lambda row: speed_text(row, fixed)),
         (Head("sign-flip p", 1), wording.p_text),
     ]
-    sheet = _sheet(title, columns, speed.rows, [_speed_note(row) for row in speed.rows])
-    first = [f"the loss is {speed.note}", *sheet.notes[1:]] if speed.note and not sheet.notes[0] else sheet.notes
-    return replace(sheet, notes=first)
+    return _sheet(title, columns, speed.rows, [_speed_note(row) for row in speed.rows])
 
 
 def _speed_note(row: Row) -> str:

@@ -9,7 +9,16 @@ from typing import Literal
 
 from bnexp.comparison import Comparison, Row
 from bnexp.results import Results
-from bnexp.wording import BASELINE_FAILED, FAILED, NEITHER, difference_text, estimate_text, is_percent, metric_title
+from bnexp.wording import (
+    BASELINE_FAILED,
+    FAILED,
+    NEITHER,
+    difference_text,
+    estimate_text,
+    in_general,
+    is_percent,
+    metric_title,
+)
 
 Side = Literal["better", "worse", "open", "neither", "no interval"]
 FAULT = "One learning rate for all norms is the commonest fault of such studies"
@@ -76,13 +85,21 @@ def _what(comparison: Comparison) -> Said:
     rows = comparison.rows
     n, missing = sum(row.n for row in rows), sum(row.n_missing for row in rows)
     counts = sorted({row.n + row.n_missing for row in rows})
-    seeds = f"{counts[0]} seeds each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds each"
+    plural = "s" if counts[-1] > 1 else ""
+    seeds = f"{counts[0]} seed{plural} each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds each"
     runs = f"{n} finished runs" + (f" ({missing} more are not finished)" if missing else "")
     better = "higher" if comparison.higher_is_better else "lower"
     metric = metric_title(comparison).removesuffix(", %")
+    compared = any(row.difference is not None for row in rows)
+    against = f" Settings are compared with {comparison.baseline}." if compared else ""
+    once = (
+        " Norm none has no placement and counts once."
+        if any(row.setting.get("placement") == "–" for row in rows)
+        else ""
+    )
+    settings = f"{len(rows)} setting{'s' if len(rows) > 1 else ''}"
     return Said(
-        f"{len(rows)} settings, {seeds}: {runs}. The metric is {metric} after the last epoch; {better} is better. "
-        f"Settings are compared with {comparison.baseline}."
+        f"{settings}, {seeds}: {runs}. The metric is {metric} after the last epoch; {better} is better.{against}{once}"
     )
 
 
@@ -101,7 +118,7 @@ def _best(comparison: Comparison) -> list[Said]:
 
 
 def _edges(rows: Sequence[Row], knob: str) -> list[Said]:
-    edges = [f"{label_of(row.setting)} ({', '.join(row.edges)})" for row in rows if row.edges]
+    edges = [f"{label_of(row.setting)} ({', '.join(row.edges)})".strip() for row in rows if row.edges]
     if not edges:
         return []
     listed = "; ".join(edges) if len(edges) <= MOST_SENTENCES else f"{len(edges)} of {len(rows)} settings"
@@ -117,7 +134,10 @@ def _compared(comparison: Comparison, rows: Sequence[Row], head: str) -> Said:
         return Said(head)
     if len(compared) > MOST_SENTENCES:
         return Said(f"{head} {_counts(comparison, compared)}")
-    base = [row for row in rows if row.is_baseline]
+    base = [in_general(row) for row in rows if row.is_baseline]
+    compared = [in_general(row) for row in compared]
+    if any(row.difference and row.difference.items for row in compared):
+        head += " Intervals are for other seeds and other test rows."
     lines = [f"{label_of(row.setting)}: {_estimate(row, comparison.metric)}" for row in base]
     return Said(head, [*lines, *(_line(comparison, row) for row in compared)])
 

@@ -6,12 +6,13 @@ Used by every renderer (terminal, markdown, LaTeX), so that they say the same.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from bnexp.comparison import Comparison, Estimate, Row
 from bnexp.comparison.metrics import LEARNING, Metric, metric_of
 from bnexp.layout import METRIC
 
-FAILED, BASELINE_FAILED = LEARNING.failed, "baseline did not"  # differences by rank: a side failed in the middle pair
+FAILED, BASELINE_FAILED = LEARNING.failed, "baseline did not learn"  # by rank: in the middle pair
 NEITHER = "neither learned"
 
 
@@ -34,7 +35,13 @@ def quantity(value: float, metric: str, signed: bool = False) -> str:
         return "failed"
     if is_percent(metric):
         return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
-    return f"{value:+.3g}" if signed else f"{value:.3g}"
+    return ("+" if signed and value >= 0 else "") + digits(value)
+
+
+def digits(value: float) -> str:
+    """Three significant digits; thousands written out."""
+    text = f"{value:.3g}"
+    return f"{float(text):.0f}" if 1000 <= abs(value) < 1e6 else text
 
 
 def estimate_text(estimate: Estimate | None, metric: str) -> str:
@@ -58,8 +65,25 @@ def difference_text(row: Row, metric: str) -> str:
     if row.nobody:
         return NEITHER if row.failed == FAILED else f"both {row.failed}"
     if not math.isfinite(estimate.center) or (estimate.scale == "log" and estimate.center == 0):
-        return _without_number(row, estimate.center, tie, metric)
+        return f"{_without_number(row, estimate.center, tie, metric)}{_open_ends(estimate, metric)}"
+    if estimate.kind.startswith("median") and estimate.center == tie:
+        return f"tie{_ends(estimate, metric)}"
     return contrast_numbers(estimate, metric)
+
+
+def _ends(estimate: Estimate, metric: str) -> str:
+    """The interval of a difference or ratio, with a space before it; empty where there is none."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    if estimate.scale == "log":
+        return f" [{_factor(estimate.low)}, {_factor(estimate.high)}]"
+    return f" [{_end(estimate.low, metric)}, {_end(estimate.high, metric)}]"
+
+
+def _open_ends(estimate: Estimate, metric: str) -> str:
+    """The interval where an end of it is a number."""
+    failed = (0.0, math.inf) if estimate.scale == "log" else (-math.inf, math.inf)
+    return "" if estimate.low in (None, *failed) and estimate.high in (None, *failed) else _ends(estimate, metric)
 
 
 def _without_number(row: Row, center: float, tie: float, metric: str) -> str:
@@ -87,9 +111,13 @@ def contrast_text(row: Row, metric: Metric, names: tuple[str, str] = ("a", "b"))
     if math.isinf(center) or (difference.scale == "log" and center == 0):
         a_worse = (center > tie) != metric.higher_is_better
         worse, other, failed = (a, b, row.n_failed) if a_worse else (b, a, row.n_baseline_failed)
-        return f"{worse} failed {where}" if failed else f"{other} is 0 {where}"
-    median = "median " if difference.kind.startswith("median") and center != tie else ""
-    text = median + contrast_numbers(difference, metric.name)
+        word = f"{worse} failed {where}" if failed else f"{other} is 0 {where}"
+        return f"{word}, interval{_ends(difference, metric.name)}" if difference.low is not None else word
+    if difference.kind.startswith("median"):
+        numbers = contrast_numbers(difference, metric.name)
+        text = f"tie in the median{_ends(difference, metric.name)}" if center == tie else f"median {numbers}"
+    else:
+        text = contrast_numbers(difference, metric.name)
     return f"{text} points" if is_percent(metric.name) else text
 
 
@@ -100,16 +128,28 @@ def items_text(estimate: Estimate | None, metric: str, signed: bool = False) -> 
     return f"[{', '.join(quantity(end, metric, signed) for end in estimate.items)}]"
 
 
+def in_general(row: Row) -> Row:
+    """The row with the intervals that speak of accuracy in general, where it has them."""
+    found = row
+    if row.estimate is not None and row.estimate.items is not None:
+        found = replace(found, estimate=_wider(row.estimate))
+    if row.difference is not None and row.difference.items is not None:
+        found = replace(found, difference=_wider(row.difference))
+    return found
+
+
+def _wider(estimate: Estimate) -> Estimate:
+    assert estimate.items is not None
+    return replace(estimate, low=estimate.items.low, high=estimate.items.high)
+
+
 def contrast_numbers(estimate: Estimate | None, metric: str) -> str:
     """A difference or ratio with its interval, and no words: ``+1.2 [0.3, 2.1]``, ``× 3.2 [2.8, 3.6]``."""
     if estimate is None:
         return "–"
-    if estimate.scale == "log":
-        return _ratio_text(estimate)
-    text = quantity(estimate.center, metric, signed=True)
-    if estimate.low is not None and estimate.high is not None:
-        text += f" [{_end(estimate.low, metric)}, {_end(estimate.high, metric)}]"
-    return text
+    ratio = estimate.scale == "log"
+    center = f"× {_factor(estimate.center)}" if ratio else quantity(estimate.center, metric, signed=True)
+    return f"{center}{_ends(estimate, metric)}"
 
 
 def p_text(row: Row) -> str:
@@ -139,7 +179,7 @@ def within_text(row: Row, metric: str) -> str:
         return "–"
     if math.isinf(within):
         return "∞"
-    return f"× {within:.3g}" if difference.scale == "log" else f"± {quantity(within, metric)}"
+    return f"× {digits(within)}" if difference.scale == "log" else f"± {quantity(within, metric)}"
 
 
 def learned_text(row: Row) -> str:
@@ -189,11 +229,8 @@ def group_title(comparison: Comparison) -> str:
     return f"{comparison.name}: {shared}" if shared else comparison.name
 
 
-def _ratio_text(estimate: Estimate) -> str:
-    text = f"× {estimate.center:.3g}"
-    if estimate.low is not None and estimate.high is not None:
-        text += f" [{estimate.low:.3g}, {estimate.high:.3g}]"
-    return text
+def _factor(value: float) -> str:
+    return "∞" if math.isinf(value) else digits(value)
 
 
 def _end(value: float, metric: str) -> str:

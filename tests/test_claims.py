@@ -451,7 +451,7 @@ def test_failed_runs_are_ranked_worst(tmp_path):
     assert (row.a.n, row.a.n_learned, row.a.n_diverged) == (10, 4, 3)
     assert row.a.difference.kind == "median ratio"
     assert row.a.difference.center == math.inf
-    assert dict(row_lines(row))["a / b"] == "a failed in the middle pair, 10 pairs"
+    assert dict(row_lines(row))["a / b"] == "a failed in the middle pair, interval [1, ∞], 10 pairs"
 
 
 def test_each_side_at_its_own_best_by_the_other_seeds(tmp_path):
@@ -511,7 +511,7 @@ def test_seeds_that_learn_at_no_rate_fail(tmp_path):
     assert (row.b.n, row.b.n_learned, row.b.n_diverged) == (10, 2, 0)
     lines = row_lines(row)
     assert ("", "none [none, 0.1], median; 10 seeds, 2 with one") in lines
-    assert dict(lines)["a / b"] == "b failed in the middle pair, 10 pairs"
+    assert dict(lines)["a / b"] == "b failed in the middle pair, interval [100, ∞], 10 pairs"
     never = one(
         study(tmp_path, LRS.replace("METRIC", metric), lambda f, s: {"fit_loss": 1, "learned": "false"}, "never")
     )

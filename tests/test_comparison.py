@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from outcomes import DIVERGED, TWO, A, B, only, row_of, study, two
 
-from bnexp.comparison import compare_runs, to_records
+from bnexp.comparison import compare_runs, list_claims, to_records
 from bnexp.comparison import intervals as iv
 from bnexp.comparison.choice import choose
 from bnexp.comparison.metrics import choosers, metric_of
@@ -682,3 +682,67 @@ def test_runs_of_different_lengths_are_compared_at_their_own_last_epoch(tmp_path
     assert comparison.axes == ("norm", "epochs")
     assert row_of(comparison.rows, norm="full", epochs="30").estimate.center == pytest.approx(0.8 + sum(A[:6]) / 60)
     assert row_of(comparison.rows, norm="full", epochs="3").difference.n == 6
+
+
+RATES = "data: digits\nmodel: {norm: [none, full]}\ntrain: {lr: [0.1, 1, 10]}\nseeds: 6\n"
+
+
+TUNED = """claims:
+  - {claim: c, a: {norm: full}, b: {norm: none}, metric: test_accuracy, tune: lr, expect: less}
+"""
+
+
+def test_a_setting_without_a_finished_run_is_a_row(tmp_path):
+    """As a study is that was interrupted after its first norm."""
+    text = (
+        RATES
+        + "claims:\n  - {claim: c, a: {norm: full}, b: {norm: none}, metric: test_accuracy, tune: lr, expect: less}\n"
+    )
+    results = study(
+        tmp_path,
+        text,
+        lambda f, s: {"test_accuracy": 0.9 + s / 100, "val_accuracy": 0.9} if f["norm"] == "none" else None,
+    )
+    comparison = only(results)
+    assert row_of(comparison.best_rows, norm="full").n == 0
+    assert row_of(comparison.best_rows, norm="none").n == 6
+    (claim,) = list_claims(results)
+    assert claim.verdict.answer == "undecided"
+    assert claim.a.n_missing == 6
+
+
+def test_where_nobody_learned_the_best_as_measured_is_chosen_and_said(tmp_path):
+    def outcome(fields, seed):
+        right = 0.1 * float(fields["lr"]) ** 0.1 + 0.001 * seed
+        return {"test_accuracy": right, "val_accuracy": right, "learned": str(fields["norm"] == "full").lower()}
+
+    row = row_of(only(study(tmp_path, RATES, outcome)).best_rows, norm="none")
+    assert (row.chosen, row.within_one_se[0]) == ({"10": 6}, "10")
+    assert "at no lr did a run learn: the best as measured" in row.note
+
+
+def test_a_side_that_diverged_everywhere_still_answers_a_tuned_claim(tmp_path):
+    text = (
+        RATES
+        + "claims:\n  - {claim: c, a: {norm: full}, b: {norm: none}, metric: test_accuracy, tune: lr, expect: less}\n"
+    )
+    results = study(
+        tmp_path,
+        text,
+        lambda f, s: DIVERGED if f["norm"] == "full" else {"test_accuracy": 0.9 + s / 100, "val_accuracy": 0.9},
+    )
+    (claim,) = list_claims(results)
+    assert (claim.a.n, claim.a.n_failed, claim.b.n) == (6, 6, 6)
+    assert (claim.verdict.answer, claim.verdict.p) == ("supported", 2 / 2**6)
+
+
+def test_paths_name_fields_and_what_is_tuned_must_vary(tmp_path):
+    results = study(tmp_path, RATES, lambda f, s: {"test_accuracy": A[s], "val_accuracy": A[s]})
+    assert len(only(results, where={"train.lr": ["1", "10"]}).rows) == 4
+    assert only(results, baseline="model.norm=none").baseline == "norm=none"
+    with pytest.raises(UsageError, match="hidden does not vary here; what varies: norm, lr"):
+        only(results, tune="hidden")
+    with pytest.raises(UsageError, match="compared with norm=none, not tuned by it"):
+        only(results, tune="norm")
+    tied = only(results, baseline="norm=none,lr=1")
+    assert (tied.baseline, tied.best_baseline) == ("norm=none,lr=1", "norm=none")

@@ -114,7 +114,7 @@ def test_partly_failed_is_not_neither(tmp_path):
 
     results = study(tmp_path, PLAIN, some)
     (comparison,) = compare_runs(results)
-    assert difference_text(comparison.rows[1], comparison.metric) == "+0.0 [−∞, +0.0]"
+    assert difference_text(comparison.rows[1], comparison.metric) == "tie [−∞, +0.0]"
     assert side_of(comparison.rows[1], True) == "open"
     (sentence,) = answer_of(results, [comparison], ()).sentences
     assert "(10 of 10 did not learn) against norm=none (6 of 10 did not learn)" in sentence

@@ -26,19 +26,27 @@ class Choice:
     edges: tuple[str, ...]
 
 
-def choose(costs: Costs) -> Choice:
-    """Leave one seed out: seed s gets the value with the best rank on the other seeds; ties go to the smaller value."""
-    grid = in_order(costs)
+def choose(costs: Costs, measured: Costs | None = None) -> Choice:
+    """Leave one seed out: seed s gets the value with the best rank on the other seeds; ties go to the smaller value.
+
+    ``measured``: the same with failed runs as they were measured, which decides where at no value any run passed.
+    """
+    grid, behind = in_order(costs), measured or costs
     by_seed = {}
     for seed in sorted({seed for column in costs.values() for seed in column}):
-        ranks = {value: rank([c for s, c in costs[value].items() if s != seed]) for value in grid}
-        candidates = {value: position for value, position in ranks.items() if position is not None}
+        others = {
+            value: [[c for s, c in table[value].items() if s != seed] for table in (costs, behind)] for value in grid
+        }
+        ranks = {value: (rank(ranked), rank(as_is)) for value, (ranked, as_is) in others.items()}
+        candidates = {value: position for value, position in ranks.items() if position[0] is not None}
         if candidates:
-            by_seed[seed] = min(candidates, key=lambda value: candidates[value])
+            by_seed[seed] = min(candidates, key=candidates.__getitem__)
     chosen = list(by_seed.values())
     counts = {value: chosen.count(value) for value in grid if value in chosen}
     ends = {grid[0], grid[-1]} if len(grid) > 1 and None not in map(_number, grid) else set()
-    return Choice(by_seed, counts, _within_one_se(costs, grid), tuple(value for value in counts if value in ends))
+    return Choice(
+        by_seed, counts, _within_one_se(costs, behind, grid), tuple(value for value in counts if value in ends)
+    )
 
 
 def in_order(values: Sequence[str] | Costs) -> list[str]:
@@ -66,9 +74,11 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _within_one_se(costs: Costs, grid: Sequence[str]) -> tuple[str, ...]:
+def _within_one_se(costs: Costs, measured: Costs, grid: Sequence[str]) -> tuple[str, ...]:
     ranks = {value: position for value in grid if (position := rank(list(costs[value].values()))) is not None}
-    best = min(ranks, key=lambda value: ranks[value])
+    if not ranks:
+        return ()
+    best = min(ranks, key=lambda value: (ranks[value], rank(list(measured[value].values()))))
     failed, mean = ranks[best]
     n = len(costs[best])
     if failed or n < 2 or not math.isfinite(mean):

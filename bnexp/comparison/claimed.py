@@ -71,7 +71,8 @@ def list_claims(results: Results) -> tuple[ClaimRow, ...]:
 
 def _row(question: Question, reader: _Reader) -> ClaimRow:
     results, asked = reader.results, question.claim.metric
-    seeds, sides = results.spec.seeds, (question.a, question.b)
+    seeds: Sequence[int] = results.spec.seeds
+    sides = (question.a, question.b)
     metric, notes = reader.metric(asked)
     grids = [reader.grid(side, asked) for side in sides]
     n_runs = len(seeds) * sum(map(len, grids))
@@ -85,6 +86,8 @@ def _row(question: Question, reader: _Reader) -> ClaimRow:
     else:
         found = [grid[""] for grid in grids]
     one, other = found
+    if question.knob and any(_runs(grid) and not entry.runs for grid, entry in zip(grids, found, strict=True)):
+        seeds = ()  # the runs have finished, but nothing was chosen among them
     a = make_row(_fields(question, question.a), one.runs, seeds, metric, other.runs, False, one.extra)
     b = make_row(_fields(question, question.b), other.runs, seeds, metric, None, True, other.extra)
     a, b = with_items(a, one.shares, other.shares), with_items(b, other.shares, None)
@@ -234,8 +237,9 @@ def _at_best(grid: Grid, tuner: Metric, knob: str, other_grid: str) -> Entry:
 
 def _tuner(grids: Sequence[Grid], asked: Asked) -> Metric | None:
     """The first metric that may choose (rule 7) and that some run of each side with runs has."""
+    ended = [runs for grid in grids if (runs := [run for run in _runs(grid) if not run.diverged])]
     for name in choosers_of(asked):
-        if all(has_values(_runs(grid), name) for grid in grids if _runs(grid)):
+        if all(has_values(runs, name) for runs in ended):  # where all diverged, each is as good as any
             return metric_of(name)
     return None
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from bnexp.claim_grammar import TableMetric
+from bnexp.claim_grammar import TableMetric, leaf_of
 from bnexp.claims import metric_text, table_metric
 from bnexp.comparison.columns import Asked, check_column, choosers_of, column_metric, has_values, with_column
 from bnexp.comparison.entries import Entry, rows_of
@@ -36,11 +37,15 @@ from bnexp.results import Results
 _UNCOVERED = ("the data split", "other test rows", "the architecture", "the choice of data set")
 
 
-def not_covered(items: bool = False) -> str:
-    """What every report says (rule 10); ``items``: its intervals are of other test rows too."""
-    left = [what for what in _UNCOVERED if not (items and what == "other test rows")]
-    over = "seeds and test rows" if items else "seeds"
-    return f"Intervals are over {over}. They do not cover {', '.join(left)} or the grid of learning rates."
+def not_covered(items: Literal["none", "some", "all"] = "none") -> str:
+    """What every report says (rule 10); ``items``: which of its intervals are of other test rows too."""
+    over = {
+        "none": "Intervals are over seeds.",
+        "some": "Intervals are over seeds, and over other test rows where that is said.",
+        "all": "Intervals are over seeds and test rows.",
+    }
+    left = [what for what in _UNCOVERED if what != "other test rows" or items == "none"]
+    return f"{over[items]} They do not cover {', '.join(left)} or the grid of learning rates."
 
 
 NOT_COVERED = not_covered()
@@ -77,6 +82,11 @@ class Comparison:
     speed: Speed | None = None
     best_speed: Speed | None = None
 
+    @property
+    def best_baseline(self) -> str:
+        """The baseline of the best values: without the tuned field, which each side chooses."""
+        return ",".join(part for part in self.baseline.split(",") if part.partition("=")[0] != self.tune)
+
 
 def compare_runs(
     results: Results,
@@ -92,6 +102,7 @@ def compare_runs(
     ``metric`` is a column of runs.csv, or of a table: ``TABLE.COLUMN:label=value,over=mean``. ``until`` is a threshold,
     ``fit_loss<=0.1``, for the speed in place of the baseline's own last loss.
     """
+    tune = None if tune is None else leaf_of(tune)
     if tune is not None:
         check_field(tune, "tune")
     members = members_of(results)
@@ -105,6 +116,14 @@ def compare_runs(
         wanted = _named_metric(metric, members, results.tables)
     members = kept
     partial = parse_baseline(baseline, members)
+    if tune is not None and tune in (partial or {"norm": ""}) and len(partial or {"norm": ""}) == 1:
+        raise UsageError(
+            f"tune: each setting is compared with {tune}={(partial or {}).get(tune, 'none')}, not tuned by it"
+        )
+    if tune not in (None, "lr") and all(
+        tune not in axes_of(inside, results.spec.axes) for _, inside in split(kept, by)
+    ):
+        raise UsageError(f"tune: {tune} does not vary here; what varies: {', '.join(axes_of(kept, results.spec.axes))}")
     threshold = parse_threshold(until, results) if until else None
     compared, left_out = [], []
     for group, inside in split(members, by):

@@ -60,8 +60,9 @@ _TEXTS = {
     """,
     "Speed": """
         Per seed, the steps until the training loss is as low as the last one of the same seed's baseline, compared as
-        logs. For a fixed threshold (--until) every run is censored at one budget: the mean of min(steps, budget) and
-        how many got there. A run that never gets there is never left out.
+        logs; between two readings a loss is taken to fall log-linearly. For a fixed threshold (--until) every run is
+        censored at one budget: the mean of min(steps, budget) and how many got there. A run that never gets there is
+        never left out.
     """,
     "Family": f"""
         The family of tests is the claims of one spec. Tables and sweeps are descriptive: intervals, no stars. With

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bnexp.claim_grammar import leaf_of
 from bnexp.comparison.metrics import metric_of
 from bnexp.errors import UsageError, did_you_mean
 from bnexp.plan import run_id, setting_id
@@ -110,7 +111,8 @@ def _same_number(a: str, b: str) -> bool:
 def keep(members: Sequence[Member], where: Mapping[str, list[str] | str]) -> tuple[Member, ...]:
     """The settings whose fields have one of the values asked for."""
     kept = tuple(members)
-    for leaf, given in where.items():
+    for name, given in where.items():
+        leaf = leaf_of(name)
         wanted = [given] if isinstance(given, str) else list(given)
         values = [find_value(leaf, value, members, "where") for value in wanted]
         kept = tuple(member for member in kept if member.matches(leaf, values))
@@ -121,6 +123,7 @@ def keep(members: Sequence[Member], where: Mapping[str, list[str] | str]) -> tup
 
 def split(members: Sequence[Member], by: Sequence[str]) -> list[tuple[dict[str, str], tuple[Member, ...]]]:
     """One group per combination of values of the ``by`` fields and of what names the data set."""
+    by = [leaf_of(name) for name in by]
     for leaf in by:
         check_field(leaf, "by")
     datasets = [leaf for leaf in DATASET_FIELDS if leaf not in by and _varies(members, leaf)]
@@ -186,7 +189,8 @@ def parse_baseline(baseline: str | Mapping[str, str] | None, members: Sequence[M
     if baseline is None:
         return None
     given = dict(baseline) if isinstance(baseline, Mapping) else _parse_partial(baseline)
-    return {leaf: find_value(leaf, value, members, "baseline") for leaf, value in given.items()}
+    named = {leaf_of(name): value for name, value in given.items()}
+    return {leaf: find_value(leaf, value, members, "baseline") for leaf, value in named.items()}
 
 
 def _parse_partial(text: str) -> dict[str, str]:

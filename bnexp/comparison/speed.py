@@ -81,16 +81,22 @@ def speed_of(
     rows = rows_of(timed, seeds, STEPS, baseline)
     if all(row.difference is None for row in rows):
         return None
-    rows = tuple(_finished(row, runs) for row, runs in zip(rows, targets, strict=True))
+    at_once = [_at_once(entry.runs, clock) for entry in timed]
+    rows = tuple(_finished(*each) for each in zip(rows, targets, at_once, strict=True))
     return Speed(f"{column} as low as the last one of its seed's baseline", clock.unit, None, rows, note)
 
 
-def _finished(row: Row, baseline: Runs) -> Row:
+def _at_once(runs: Runs, clock: _Clock) -> int:
+    return sum(clock.at_once(run.run, run.values[STEPS.name]) for run in runs.values())
+
+
+def _finished(row: Row, baseline: Runs, at_once: int) -> Row:
     """The row with a speed-up in place of a ratio of steps, and what must be said of its targets."""
     lost = sum(run.diverged for run in baseline.values())
     idle = sum(not run.learned for run in baseline.values()) - lost
     note = joined(
         row.note,
+        f"{at_once} of {row.n} got there before the first reading: their steps are at most these" if at_once else "",
         f"the baseline diverged in {lost} of {len(baseline)}: no target there, ranked slowest" if lost else "",
         f"the baseline did not learn in {idle} of {len(baseline)}: its last loss is no hard target" if idle else "",
     )
@@ -122,6 +128,7 @@ class _Clock:
             str(run): (rows["epoch"].to_numpy(dtype=float), rows[column].to_numpy(dtype=float))
             for run, rows in frame.groupby("run", sort=False)
         }
+        self.first = float(frame["epoch"].min()) if len(frame) else 0.0
         self.per_epoch = results.steps_per_epoch()
         self.unit = "steps" if self.per_epoch else "epochs"
 
@@ -130,6 +137,10 @@ class _Clock:
         if run not in self.curves:
             return math.inf
         return first_at(*self.curves[run], target, falls) * self.per_epoch.get(run, 1)
+
+    def at_once(self, run: str, steps: float) -> bool:
+        """Whether the run was there at its first reading already, so that its steps are at most these."""
+        return self.first > 0 and steps == self.first * self.per_epoch.get(run, 1)
 
     def budget(self, run: str) -> float:
         """Steps that the run was to make, as far as it was recorded."""
@@ -208,6 +219,15 @@ def parse_threshold(text: str, results: Results) -> Threshold:
     known = [str(name) for name in frame.columns if name not in ("run", "epoch")] if frame is not None else []
     if column not in known:
         raise UsageError(f"--until {text}: no column {column!r} in curves.csv{did_you_mean(column, known)}")
+    assert frame is not None
+    points = frame.loc[frame[column].notna(), "epoch"].nunique()
+    if points < FEWEST_POINTS:
+        ways = "fit_every: 1 records more; train_loss is there at every epoch" if column.startswith("fit_") else ""
+        raise UsageError(
+            f"--until {text}: {column} is recorded at {points} epochs, which is no curve; {ways}".rstrip("; ")
+        )
+    if "accuracy" in column and not 0 <= value <= 1:
+        raise UsageError(f"--until {text}: an accuracy is a share, from 0 to 1")
     return Threshold(column, sign == "<=", value)
 
 

@@ -26,6 +26,9 @@ def tuned_entries(
     notes: list[str] = []
     for others, grid in grids.items():
         setting = dict(zip(leaves, others, strict=True))
+        if not any(entry.runs for entry in grid.values()):
+            found.append(Entry(setting, {}))
+            continue
         if not is_recorded((run for entry in grid.values() for run in entry.runs.values()), tuner):
             fields = ",".join(f"{leaf}={value}" for leaf, value in setting.items())
             notes.append(f"no choice of {knob} for {fields}: no {tuner.name} was recorded")
@@ -49,25 +52,31 @@ def at_best(
     other_grid: str,
 ) -> Entry:
     """The runs at the chosen values; ``other_grid`` names who has another grid, if anyone has."""
-    choice = choose({value: costs_of(runs, tuner) for value, runs in runs_at.items()})
+    costs = ({value: costs_of(runs, tuner, learned) for value, runs in runs_at.items()} for learned in (True, False))
+    choice = choose(*costs)
     runs = {seed: runs_at[value][seed] for seed, value in choice.by_seed.items() if seed in runs_at[value]}
-    extra = _extra(choice, knob, f"{other_grid} has another grid of {knob}" if other_grid else "")
+    nobody = not any(run.learned for runs in runs_at.values() for run in runs.values())
+    extra = _extra(choice, knob, f"{other_grid} has another grid of {knob}" if other_grid else "", nobody)
     return Entry(setting, runs, extra, mixed(shares_at, choice.counts))
 
 
-def costs_of(runs: Runs, tuner: Metric) -> dict[int, float]:
-    """The choosing metric by seed, turned so that less is better; +inf where the run failed."""
+def costs_of(runs: Runs, tuner: Metric, learned: bool = True) -> dict[int, float]:
+    """The choosing metric by seed, turned so that less is better; +inf where the run failed.
+
+    ``learned``: one that merely did not learn failed; else only what has no number did.
+    """
     return {
-        seed: tuner.cost(tuner.on_scale(run.values.get(tuner.name, math.nan), not run.learned))
+        seed: tuner.cost(tuner.on_scale(run.values.get(tuner.name, math.nan), learned and not run.learned))
         for seed, run in runs.items()
     }
 
 
-def _extra(choice: Choice, knob: str, grid_note: str) -> Extra:
+def _extra(choice: Choice, knob: str, grid_note: str, nobody: bool) -> Extra:
     """What a tuned row says of the choice: split votes, values at the grid's edge."""
     n = sum(choice.counts.values())
     split_votes = ", ".join(f"{value} in {count} of {n}" for value, count in choice.counts.items())
     note = joined(
+        f"at no {knob} did a run learn: the best as measured" if nobody else "",
         f"{knob} {split_votes}" if len(choice.counts) > 1 else "",
         f"{knob} {', '.join(choice.edges)} at the grid's edge: the best may lie beyond" if choice.edges else "",
         grid_note,

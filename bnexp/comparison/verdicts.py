@@ -153,9 +153,9 @@ def _by_t(difference: Estimate, a: Row, center: float, region: Region) -> Verdic
     few = p_flip is not None and difference.n < FEWEST_PAIRS
     notes = (f"with {difference.n} pairs sign-flip can never reach .05",) if few and answer != "undecided" else ()
     items = None if difference.items is None else _place(*difference.items, region) == answer
-    return Verdict(
-        answer, _WHERE[answer], "t", p, p_flip, fragile=not agrees and not few, items_agree=items, notes=notes
-    )
+    small = math.isfinite(region.low) and math.isfinite(region.high) and answer == "supported" and not low <= 0 <= high
+    why = f"{_WHERE[answer]}: a difference there is, but within the margin" if small else _WHERE[answer]
+    return Verdict(answer, why, "t", p, p_flip, fragile=not agrees and not few, items_agree=items, notes=notes)
 
 
 def _by_flips(a: Row, center: float, region: Region) -> Verdict:
