@@ -95,7 +95,7 @@ def rate_picture(metric: DataFrame, learned: DataFrame, quantity: Quantity, grid
         frames.append(metric)
     if len(learned):
         shares, share = learned.assign(whole=True), Quantity(("share that", "learned"), percent=True, ticks=(0, 0.5, 1))
-        layers = _rate_layers(shares, share, names, x, (-0.04, 1.04), f"{VIEW}1")
+        layers = _rate_layers(shares, share, names, x, (-0.08, 1.08), f"{VIEW}1")
         charts.append(_wrapped(layers, shares, grid._replace(height=grid.height // 2)))
         frames.append(shares)
     return Drawing(alt.vconcat(*charts, spacing=18), frames)

@@ -85,6 +85,10 @@ def _wrong_column(name: str, curves: Table, settings: Sequence[Setting], tasks: 
         task = next(task for task in there if task != SCORES[match[2]])
         return f"{name} does not exist for data {data}, a {task}; metrics: {', '.join(known)}"
     if name not in known:
+        if "." in name:
+            return (
+                f"{name}: a column of a table is a mapping, {{table: activations, column: sd, layer: 1, tap: affine}}"
+            )
         return f"{name} is not recorded{did_you_mean(name, known)}; metrics: {', '.join(known)}{_statistics_hint(name)}"
     if name.startswith("val_") and any(not setting.data.validation for setting in settings):
         return f"{name} is not recorded: data.validation is 0"

@@ -207,7 +207,7 @@ def compare(
     tune: Annotated[str, typer.Option(help="The knob of which each side takes its best value.")] = "lr",
     until: Annotated[
         str | None,
-        typer.Option(help="Count steps until a threshold: fit_loss<=0.1, test_accuracy>=0.9.", show_default=False),
+        typer.Option(help="Count steps until a threshold: train_loss<=0.1, test_accuracy>=0.9.", show_default=False),
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Print the rules by which conclusions are drawn, and stop.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bnexp.aggregates import cut, telling_rate
 from bnexp.comparison import Comparison
 from bnexp.figure_cases import MOST_SETTINGS
@@ -26,7 +28,15 @@ def figures_of(results: Results, comparison: Comparison) -> tuple[list[Figure], 
         *(shift, layered, landscape, identity, drift, parameters),
     )
     figures = [figure for maker in makers for figure in maker(source)]
-    return figures, _left_out(source, {figure.title for figure in figures})
+    left_out = [*_left_out(source, {figure.title for figure in figures}), *_few_rates(figures, len(parts.rates))]
+    return figures, left_out
+
+
+def _few_rates(figures: Sequence[Figure], n_rates: int) -> list[str]:
+    """Which figures offer only some of the learning rates."""
+    few = {figure.title: len(figure.choices["lr"]) for figure in figures if "lr" in figure.choices}
+    cut_short = [f"{title} ({shown} of {n_rates})" for title, shown in few.items() if shown < n_rates]
+    return [f"Not drawn at every learning rate: {', '.join(cut_short)}; the CSVs hold the others."] if cut_short else []
 
 
 def _left_out(source: Source, drawn: set[str]) -> list[str]:

@@ -121,8 +121,8 @@ LAYERED = {
             (("absolute", "(loss/weight, log scale)"), True, "difference"),
         ),
         "How much the gradient G of a layer's weights changes when the layers below take the optimizer's next step: "
-        "‖G − G′‖/‖G‖ above, ‖G − G′‖ below (Santurkar et al. 2018, Def. 2.1), on the minibatch of the epoch's first "
-        "step. Layer 1 has nothing below it; the last layer is the output.",
+        "relative ‖G − G′‖/‖G‖, absolute ‖G − G′‖ (Santurkar et al. 2018, Def. 2.1), on the minibatch of the epoch's "
+        "first step. Layer 1 has nothing below it; the last layer is the output.",
         first_layer=2,
     ),
     "rank": Layered(

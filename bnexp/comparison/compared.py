@@ -100,7 +100,7 @@ def compare_runs(
     """Compare the settings of a study, in one Comparison per data set and per value of the ``by`` fields.
 
     ``metric`` is a column of runs.csv, or of a table: ``TABLE.COLUMN:label=value,over=mean``. ``until`` is a threshold,
-    ``fit_loss<=0.1``, for the speed in place of the baseline's own last loss.
+    ``train_loss<=0.1``, for the speed in place of the baseline's own last loss.
     """
     tune = None if tune is None else leaf_of(tune)
     if tune is not None:

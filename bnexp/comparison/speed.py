@@ -204,7 +204,7 @@ def _inverted(ratio: Estimate | None) -> Estimate | None:
 
 
 def parse_threshold(text: str, results: Results) -> Threshold:
-    """``fit_loss<=0.1``; raise UsageError for what is no threshold, or no column of curves.csv."""
+    """``train_loss<=0.1``; raise UsageError for what is no threshold, or no column of curves.csv."""
     for sign in ("<=", ">="):
         column, found, number = text.partition(sign)
         if found:
@@ -214,7 +214,7 @@ def parse_threshold(text: str, results: Results) -> Threshold:
     except ValueError:
         value = math.nan
     if not found or not math.isfinite(value):
-        raise UsageError(f"--until {text}: a column of curves.csv and a number are expected, such as fit_loss<=0.1")
+        raise UsageError(f"--until {text}: a column of curves.csv and a number are expected, such as train_loss<=0.1")
     frame, column = results.table("curves"), column.strip()
     known = [str(name) for name in frame.columns if name not in ("run", "epoch")] if frame is not None else []
     if column not in known:

@@ -17,6 +17,11 @@ from bnexp.tables import curve_table
 README = Path(__file__).parents[2] / "README.md"
 
 
+def written(value: object) -> str:
+    """A default as it is written in a spec: ``[64, 64]``."""
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) and value else show(value)
+
+
 def row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
@@ -25,15 +30,15 @@ def spec_reference() -> list[str]:
     lines = [row("field", "default", "axis", "meaning"), row("---", "---", "---", "---")]
     for section, model in SECTIONS.items():
         for name, info in model.model_fields.items():
-            default = "required" if info.is_required() else show(info.default) or "–"
+            default = "required" if info.is_required() else written(info.default) or "–"
             axis = "yes" if is_axis(info) else ""
             column = f" (column `{leaf(section, name)}`)" if leaf(section, name) != name else ""
             lines.append(row(f"`{section}.{name}`", default, axis, (info.description or "") + column))
     for name, info in StudyFields.model_fields.items():
-        lines.append(row(f"`{name}`", show(info.default), "", info.description or ""))
+        lines.append(row(f"`{name}`", written(info.default), "", info.description or ""))
     for name, options in MEASURE_OPTIONS.items():
         for option, info in options.model_fields.items():
-            lines.append(row(f"`measure.{name}.{option}`", show(info.default), "", info.description or ""))
+            lines.append(row(f"`measure.{name}.{option}`", written(info.default), "", info.description or ""))
     return lines
 
 
