@@ -160,3 +160,26 @@ def test_a_threshold_that_is_none_says_so(tmp_path):
     ):
         with pytest.raises(UsageError, match=message):
             only(results, until=text)
+
+
+def test_two_readings_of_many_epochs_are_no_curve_for_a_threshold(tmp_path):
+    def ends(norm, seed):
+        return np.where((EPOCHS == 0) | (EPOCHS == 10), loss(norm, seed), np.nan)
+
+    with pytest.raises(UsageError, match="fit_loss is recorded at 2 epochs, which is no curve; fit_every: 1"):
+        only(curves(tmp_path, ends), until="fit_loss<=0.1")
+
+
+def test_an_accuracy_is_a_share(tmp_path):
+    results = curves(tmp_path, column="test_accuracy")
+    with pytest.raises(UsageError, match="from 0 to 1"):
+        only(results, until="test_accuracy>=90")
+
+
+def test_who_was_there_at_the_first_reading_has_a_bound(tmp_path):
+    def fast(norm, seed):
+        values = loss(norm, seed) if norm == "none" else np.full(11, 1e-6)
+        return np.where(EPOCHS == 0, np.nan, values)
+
+    row = row_of(only(curves(tmp_path, fast, column="train_loss")).speed.rows, norm="full")
+    assert "6 of 6 got there before the first reading: their steps are at most these" in row.note

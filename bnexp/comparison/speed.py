@@ -220,8 +220,8 @@ def parse_threshold(text: str, results: Results) -> Threshold:
     if column not in known:
         raise UsageError(f"--until {text}: no column {column!r} in curves.csv{did_you_mean(column, known)}")
     assert frame is not None
-    points = frame.loc[frame[column].notna(), "epoch"].nunique()
-    if points < FEWEST_POINTS:
+    points, epochs = frame.loc[frame[column].notna(), "epoch"].nunique(), int(frame["epoch"].max())
+    if points < min(FEWEST_POINTS, epochs):
         ways = "fit_every: 1 records more; train_loss is there at every epoch" if column.startswith("fit_") else ""
         raise UsageError(
             f"--until {text}: {column} is recorded at {points} epochs, which is no curve; {ways}".rstrip("; ")
