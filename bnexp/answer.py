@@ -73,9 +73,10 @@ def claim_sentence(row: ClaimRow) -> str:
     a, b = claim_wording.sides_label(row)
     numbers = [f"{claim_wording.side_text(row, wording.in_general(side))}{_failures(side)}" for side in (row.a, row.b)]
     sides = f"{a} {numbers[0]}, {b} {numbers[1]}"
-    text = claim_wording.difference_text(replace(row, a=wording.in_general(row.a)), (a, b))
+    named = tuple(f"norm {label}" if "norm" in row.question.a.fields else label for label in (a, b))
+    text = claim_wording.difference_text(replace(row, a=wording.in_general(row.a)), (named[0], named[1]))
     what = "ratio " if row.metric.scale == "log" else "difference "
-    what = "" if text.startswith((a, b, "both")) else what  # in words: who failed
+    what = "" if text.startswith((*named, "both")) else what  # in words: who failed
     return f"{said}: {sides}; {what}{text}{', ' + BOTH if row.a.difference.items else ''}."
 
 

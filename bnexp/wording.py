@@ -111,6 +111,8 @@ def contrast_text(row: Row, metric: Metric, names: tuple[str, str] = ("a", "b"))
     if math.isinf(center) or (difference.scale == "log" and center == 0):
         a_worse = (center > tie) != metric.higher_is_better
         worse, other, failed = (a, b, row.n_failed) if a_worse else (b, a, row.n_baseline_failed)
+        if row.paired and failed == difference.n and row.n_failed + row.n_baseline_failed == failed:
+            return f"{worse} failed in every pair, {other} in none"
         word = f"{worse} failed {where}" if failed else f"{other} is 0 {where}"
         return f"{word}, interval{_ends(difference, metric.name)}" if difference.low is not None else word
     if difference.kind.startswith("median"):
