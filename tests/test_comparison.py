@@ -742,7 +742,10 @@ def test_paths_name_fields_and_what_is_tuned_must_vary(tmp_path):
     assert only(results, baseline="model.norm=none").baseline == "norm=none"
     with pytest.raises(UsageError, match="hidden does not vary here; what varies: norm, lr"):
         only(results, tune="hidden")
-    with pytest.raises(UsageError, match="compared with norm=none, not tuned by it"):
+    with pytest.raises(UsageError, match="norm is what the baseline compares"):
         only(results, tune="norm")
+    by_rate = only(results, baseline="lr=1")
+    assert (by_rate.tune, by_rate.best_rows) == (None, ())
+    assert row_of(by_rate.rows, norm="full", lr="10").difference.n == 6
     tied = only(results, baseline="norm=none,lr=1")
     assert (tied.baseline, tied.best_baseline) == ("norm=none,lr=1", "norm=none")

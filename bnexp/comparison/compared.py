@@ -49,6 +49,7 @@ def not_covered(items: Literal["none", "some", "all"] = "none") -> str:
 
 
 NOT_COVERED = not_covered()
+UNASKED = "lr"  # the knob that is tuned where nothing else is asked for
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def compare_runs(
     metric: str | None = None,
     where: Mapping[str, list[str] | str] | None = None,
     by: Sequence[str] = (),
-    tune: str | None = "lr",
+    tune: str | None = UNASKED,
     until: str | None = None,
 ) -> tuple[Comparison, ...]:
     """Compare the settings of a study, in one Comparison per data set and per value of the ``by`` fields.
@@ -102,9 +103,6 @@ def compare_runs(
     ``metric`` is a column of runs.csv, or of a table: ``TABLE.COLUMN:label=value,over=mean``. ``until`` is a threshold,
     ``train_loss<=0.1``, for the speed in place of the baseline's own last loss.
     """
-    tune = None if tune is None else leaf_of(tune)
-    if tune is not None:
-        check_field(tune, "tune")
     members = members_of(results)
     kept = keep(members, where or {})
     wanted: Metric | None = None
@@ -116,14 +114,7 @@ def compare_runs(
         wanted = _named_metric(metric, members, results.tables)
     members = kept
     partial = parse_baseline(baseline, members)
-    if tune is not None and tune in (partial or {"norm": ""}) and len(partial or {"norm": ""}) == 1:
-        raise UsageError(
-            f"tune: each setting is compared with {tune}={(partial or {}).get(tune, 'none')}, not tuned by it"
-        )
-    if tune not in (None, "lr") and all(
-        tune not in axes_of(inside, results.spec.axes) for _, inside in split(kept, by)
-    ):
-        raise UsageError(f"tune: {tune} does not vary here; what varies: {', '.join(axes_of(kept, results.spec.axes))}")
+    tune = _checked_tune(tune, partial, [axes_of(inside, results.spec.axes) for _, inside in split(members, by)])
     threshold = parse_threshold(until, results) if until else None
     compared, left_out = [], []
     for group, inside in split(members, by):
@@ -140,6 +131,23 @@ def compare_runs(
     if not compared:
         raise UsageError(f"metric: {note}{_why_absent(str(metric), members)}")
     return tuple(replace(comparison, notes=(*comparison.notes, note)) for comparison in compared)
+
+
+def _checked_tune(tune: str | None, baseline: Mapping[str, str] | None, axes: Sequence[tuple[str, ...]]) -> str | None:
+    """The leaf name of the knob. Learning rates are tuned unasked, where they vary and are not what is compared."""
+    if tune is None:
+        return None
+    knob = leaf_of(tune)
+    check_field(knob, "tune")
+    compared = tuple(baseline) if baseline is not None else ("norm",)
+    if compared == (knob,):
+        if knob == UNASKED:
+            return None
+        raise UsageError(f"tune: {knob} is what the baseline compares; it cannot be tuned as well")
+    if knob != UNASKED and not any(knob in varying for varying in axes):
+        there = ", ".join(dict.fromkeys(leaf for varying in axes for leaf in varying))
+        raise UsageError(f"tune: {knob} does not vary here; what varies: {there}")
+    return knob
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
