@@ -89,6 +89,17 @@ def test_compare_selects(place):
     assert "to norm=standardize" in other.stdout
 
 
+def test_folders_of_one_name_are_told_apart(place):
+    again = bnexp("train", ROOT / "configs/quickstart.yaml", *QUICK, "--out", "again", "-q", cwd=place)
+    assert again.returncode == 0, again.stderr
+    out = bnexp("compare", "again", "results/quickstart", cwd=place).stdout
+    assert "again · test accuracy" in out
+    assert "results/quickstart · test accuracy" in out
+    twice = bnexp("compare", "again", "--where", "norm=full,norm=none", cwd=place)
+    assert (twice.returncode, twice.stderr.count("\n")) == (2, 1)
+    assert "norm=v1|v2" in twice.stderr
+
+
 def test_the_rules_need_no_results(tmp_path):
     said = bnexp("compare", "--explain", cwd=tmp_path)
     assert said.returncode == 0

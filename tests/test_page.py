@@ -311,6 +311,13 @@ def test_several_studies_are_sections_of_their_own(tmp_path, results):
     assert "nothing is pooled" in page.text("p")
 
 
+def test_studies_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    two = [study(tmp_path / name, SPEC.replace("seeds: 6", "seeds: 2"), tables=()) for name in ("t", "u")]
+    page = Page(render_page(two, [compare_runs(one) for one in two]))
+    assert [text for tag, text in page.texts if tag == "a"] == [str(one.folder) for one in two]
+    assert all(str(one.folder) in page.text("h2") for one in two)
+
+
 def test_a_study_that_has_not_begun(tmp_path):
     results = study(tmp_path / "s", SPEC, lambda setting, seed: "pending", tables=())
     text = render_page([results], [compare_runs(results)])
