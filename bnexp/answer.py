@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bnexp import claim_wording, wording
+from bnexp.claim_grammar import KnobMetric
 from bnexp.comparison import ClaimRow, Comparison, Row, not_covered
 from bnexp.results import Results
 from bnexp.summary import label_of, verdict_of
@@ -71,12 +72,13 @@ def claim_sentence(row: ClaimRow) -> str:
     if row.a.difference is None:
         return f"{said}; nothing was compared: {row.verdict.why}."
     a, b = claim_wording.sides_label(row)
-    numbers = [f"{claim_wording.side_text(row, wording.in_general(side))}{_failures(side)}" for side in (row.a, row.b)]
-    sides = f"{a} {numbers[0]}, {b} {numbers[1]}"
     named = tuple(f"norm {label}" if "norm" in row.question.a.fields else label for label in (a, b))
+    knob = isinstance(row.question.claim.metric, KnobMetric)  # of which "none" is a value, too
+    numbers = [f"{claim_wording.side_text(row, wording.in_general(side))}{_failures(side)}" for side in (row.a, row.b)]
+    sides = f"{named[0]} {numbers[0]}, {named[1]} {numbers[1]}" if knob else f"{a} {numbers[0]}, {b} {numbers[1]}"
     text = claim_wording.difference_text(replace(row, a=wording.in_general(row.a)), (named[0], named[1]))
     what = "ratio " if row.metric.scale == "log" else "difference "
-    what = "" if text.startswith((*named, "both")) else what  # in words: who failed
+    what = "" if text.startswith((*named, "both", "tie", "difference", "ratio")) else what  # in words: who failed
     return f"{said}: {sides}; {what}{text}{', ' + BOTH if row.a.difference.items else ''}."
 
 
@@ -107,14 +109,15 @@ def row_sentence(comparison: Comparison, row: Row) -> str:
     at = f" at its best {comparison.tune}" if comparison.best_rows else ""
     group = ", ".join(f"{leaf} {value}" for leaf, value in comparison.group.items())
     text = wording.difference_text(general, comparison.metric)
-    unit = " percentage points" if wording.is_percent(comparison.metric) and text[-1:] in "0123456789]" else ""
-    n = f"n = {row.difference.n} pairs" if row.paired else "not paired"
+    unit = " percentage points" if wording.is_percent(comparison.metric) and wording.is_number(text) else ""
+    n = f"n = {wording.pairs(row.difference.n)}" if row.paired else "not paired"
     n = f"median, {n}" if row.difference.kind.startswith("median") else n
     both = f", {BOTH}" if row.difference.items else ""
     lost = f" ({row.n_baseline_failed} of {row.n_baseline} {row.failed})" if row.n_baseline_failed else ""
     ours, theirs = f"{label_of(row.setting)}{at}{_failures(row)}", f"{comparison.baseline}{lost}"
     sides = f"{ours} against {theirs}, {wording.metric_name(comparison)}"
-    found = f"{text}{unit} ({n}{both}); {verdict_of(general, comparison)}"
+    verdict = verdict_of(general, comparison)
+    found = f"{text}{unit} ({n}{both})" + (f"; {verdict}" if verdict != text else "")
     return f"{f'On {group}: ' if group else ''}{sides}: {found}."
 
 

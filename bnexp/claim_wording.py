@@ -87,7 +87,7 @@ def row_lines(row: ClaimRow) -> list[Line]:
 def more_texts(row: ClaimRow) -> list[str]:
     """The margin that would have been met, the size of the effect, and the second interval."""
     difference, name = row.a.difference, row.metric.name
-    if difference is None or row.a.nobody or math.isinf(difference.equal_within or math.inf):
+    if difference is None or row.a.both_failed or math.isinf(difference.equal_within or math.inf):
         return []
     unit = " points" if wording.is_percent(name) else ""
     effect = f"; d_z {wording.effect_text(row.a.effect)}" if row.a.effect else ""
@@ -201,7 +201,7 @@ def difference_text(row: ClaimRow, names: tuple[str, str] = ("a", "b")) -> str:
     """a − b with its interval, or the ratio a / b; how many pairs, or why they are none."""
     if row.a.difference is None:
         return "–"
-    pairs = f"{row.a.difference.n} pairs" if row.a.paired else "not paired"
+    pairs = wording.pairs(row.a.difference.n) if row.a.paired else "not paired"
     return f"{wording.contrast_text(row.a, row.metric, names)}, {pairs}"
 
 

@@ -19,6 +19,7 @@ from bnexp.wording import (
     metric_title,
     notes_of,
     p_text,
+    pairs,
     quantity,
     share_text,
     within_text,
@@ -203,8 +204,8 @@ def _difference(row: Row, comparison: Comparison) -> tuple[str, str]:
     if estimate is None:
         return difference_text(row, metric), ""
     text = difference_text(row, metric)
-    pairs = f"{estimate.n} pairs" if row.paired else "not paired"
-    how = [f"{pairs}, r = {row.correlation:.2f}" if row.correlation is not None else pairs]
+    made = pairs(estimate.n) if row.paired else "not paired"
+    how = [f"{made}, r = {row.correlation:.2f}" if row.correlation is not None else made]
     if estimate.items is not None:
         how.append(f"other rows {items_text(estimate, metric, signed=True)}")
     return text, "\n".join(how)

@@ -10,12 +10,11 @@ from typing import Literal
 from bnexp.comparison import Comparison, Row
 from bnexp.results import Results
 from bnexp.wording import (
-    BASELINE_FAILED,
-    FAILED,
     NEITHER,
     difference_text,
     estimate_text,
     in_general,
+    is_number,
     is_percent,
     metric_title,
 )
@@ -78,7 +77,10 @@ def label_of(setting: Mapping[str, str], without: Sequence[str] = ()) -> str:
 
 def verdict_of(row: Row, comparison: Comparison) -> str:
     """Where the interval of a difference lies, in words."""
-    return _VERDICTS[side_of(row, comparison.higher_is_better)]
+    side = side_of(row, comparison.higher_is_better)
+    if not comparison.directed and side in ("better", "worse"):  # better is lower there, by convention alone
+        return f"the interval holds {'smaller' if side == 'better' else 'larger'} values only"
+    return _VERDICTS[side]
 
 
 def _what(comparison: Comparison) -> Said:
@@ -88,8 +90,9 @@ def _what(comparison: Comparison) -> Said:
     plural = "s" if counts[-1] > 1 else ""
     seeds = f"{counts[0]} seed{plural} each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds each"
     runs = f"{n} finished runs" + (f" ({missing} more are not finished)" if missing else "")
-    better = "higher" if comparison.higher_is_better else "lower"
+    better = f"; {'higher' if comparison.higher_is_better else 'lower'} is better" if comparison.directed else ""
     metric = metric_title(comparison).removesuffix(", %")
+    when = " after the last epoch" if comparison.metric == comparison.metric_text else ""
     compared = any(row.difference is not None for row in rows)
     against = f" Settings are compared with {comparison.baseline}." if compared else ""
     once = (
@@ -98,9 +101,7 @@ def _what(comparison: Comparison) -> Said:
         else ""
     )
     settings = f"{len(rows)} setting{'s' if len(rows) > 1 else ''}"
-    return Said(
-        f"{settings}, {seeds}: {runs}. The metric is {metric} after the last epoch; {better} is better.{against}{once}"
-    )
+    return Said(f"{settings}, {seeds}: {runs}. The metric is {metric}{when}{better}.{against}{once}")
 
 
 # --- at the best value ------------------------------------------------------------------------------------------------
@@ -154,17 +155,16 @@ def _line(comparison: Comparison, row: Row) -> str:
     if side == "neither" or row.difference is None:
         return f"{own}; {_VERDICTS[side]}"
     text = difference_text(row, metric)
-    if text in (FAILED, BASELINE_FAILED):
-        return f"{own}; {text}"
-    points = " percentage points" if is_percent(metric) else ""
-    return f"{own}; {text}{points} against {comparison.baseline}: {_VERDICTS[side]}"
+    points = " percentage points" if is_percent(metric) and is_number(text) else ""
+    return f"{own}; {text}{points} against {comparison.baseline}: {verdict_of(row, comparison)}"
 
 
 def _counts(comparison: Comparison, rows: Sequence[Row]) -> str:
     sides = [side_of(row, comparison.higher_is_better) for row in rows]
+    good, bad = ("better", "worse") if comparison.directed else ("smaller", "larger")
     counted = (
-        f"in {sides.count('better')} the interval of the difference holds better values only",
-        f"in {sides.count('worse')} worse values only",
+        f"in {sides.count('better')} the interval of the difference holds {good} values only",
+        f"in {sides.count('worse')} {bad} values only",
         f"in {sides.count('open')} it includes no difference",
         f"in {sides.count('neither')} neither learned" if "neither" in sides else "",
         f"{sides.count('no interval')} have no interval" if "no interval" in sides else "",

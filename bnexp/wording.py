@@ -16,6 +16,16 @@ FAILED, BASELINE_FAILED = LEARNING.failed, "baseline did not learn"  # by rank: 
 NEITHER = "neither learned"
 
 
+def is_number(text: str) -> bool:
+    """Whether a difference in words begins with a number, to which a unit belongs."""
+    return text[:1] in "+-−0123456789"
+
+
+def pairs(n: int) -> str:
+    """``10 pairs``, ``1 pair``."""
+    return f"{n} pair{'' if n == 1 else 's'}"
+
+
 def capital(text: str) -> str:
     """The same with a capital first letter."""
     return text[:1].upper() + text[1:]
@@ -88,39 +98,49 @@ def _open_ends(estimate: Estimate, metric: str) -> str:
 
 def _without_number(row: Row, center: float, tie: float, metric: str) -> str:
     """What kept the middle pair from having a difference: a side failed, is 0 on a log scale, or is not finite."""
-    known = metric_of(metric)
+    if math.isnan(center):
+        return "each failed in half of the pairs"
+    known, n = metric_of(metric), row.difference.n if row.difference else 0
     if (center > tie) != (known is not None and known.higher_is_better):
-        if row.n_failed:
+        if 2 * row.n_failed >= n:
             return row.failed
         return "baseline is 0" if all(map(math.isfinite, row.values.values())) else "not finite"
-    if row.n_baseline_failed:
+    if 2 * row.n_baseline_failed >= n:
         return BASELINE_FAILED if row.failed == FAILED else f"baseline {row.failed}"
     return "0" if 0 in row.values.values() else "baseline not finite"
 
 
 def contrast_text(row: Row, metric: Metric, names: tuple[str, str] = ("a", "b")) -> str:
     """a − b, or a / b, of a claim (its side a); in words where the middle pair has a run without a finite number."""
-    difference, where = row.difference, "in the middle pair" if row.paired else "in the median"
+    difference = row.difference
     assert difference is not None
-    tie = 0 if difference.scale == "raw" else 1
-    center, (a, b) = difference.center, names
+    tie, unit = (0 if difference.scale == "raw" else 1), " points" if is_percent(metric.name) else ""
+    ranked = difference.kind.startswith("median")
+    ends = f"{_ends(difference, metric.name)}{unit}" if difference.low is not None else ""
     if row.nobody:
         return "both sides failed in every run"
+    if not math.isfinite(difference.center) or (difference.scale == "log" and difference.center == 0):
+        words = _in_words(row, metric, names)
+        return words if "every" in words or not ends else f"{words}, interval{ends}"
+    if ranked and difference.center == tie:
+        return f"tie in the median{ends}"
+    what = "median " if ranked else f"{difference.kind} " if "of medians" in difference.kind else ""
+    return f"{what}{contrast_numbers(difference, metric.name)}{unit}"
+
+
+def _in_words(row: Row, metric: Metric, names: tuple[str, str]) -> str:
+    """Which side keeps the middle pair from having a difference: failed there, or is zero on the log scale."""
+    assert row.difference is not None
+    (a, b), where = names, "in the middle pair" if row.paired else "in the median"
+    center, n = row.difference.center, row.difference.n
     if math.isnan(center):
         return f"{a} failed in half of the pairs, {b} in the other half"
-    if math.isinf(center) or (difference.scale == "log" and center == 0):
-        a_worse = (center > tie) != metric.higher_is_better
-        worse, other, failed = (a, b, row.n_failed) if a_worse else (b, a, row.n_baseline_failed)
-        if row.paired and failed == difference.n and row.n_failed + row.n_baseline_failed == failed:
-            return f"{worse} failed in every pair, {other} in none"
-        word = f"{worse} failed {where}" if failed else f"{other} is 0 {where}"
-        return f"{word}, interval{_ends(difference, metric.name)}" if difference.low is not None else word
-    if difference.kind.startswith("median"):
-        numbers = contrast_numbers(difference, metric.name)
-        text = f"tie in the median{_ends(difference, metric.name)}" if center == tie else f"median {numbers}"
-    else:
-        text = contrast_numbers(difference, metric.name)
-    return f"{text} points" if is_percent(metric.name) else text
+    a_worse = (center > (0 if row.difference.scale == "raw" else 1)) != metric.higher_is_better
+    worse, other, failed = (a, b, row.n_failed) if a_worse else (b, a, row.n_baseline_failed)
+    clean = not (row.n_baseline_failed if a_worse else row.n_failed)
+    if row.paired and clean and failed >= n and all(map(math.isinf, row.differences.values())):
+        return f"{worse} failed in every pair, {other} in none"
+    return f"{worse} failed {where}" if 2 * failed >= n else f"{other} is 0 {where}"
 
 
 def items_text(estimate: Estimate | None, metric: str, signed: bool = False) -> str:
@@ -177,7 +197,7 @@ def within_text(row: Row, metric: str) -> str:
     """The margin of "equal within", rule 4: ``± 1.9``, for ratios ``× 1.25``; two failures are no equality."""
     difference = row.difference
     within = difference.equal_within if difference else None
-    if difference is None or within is None or row.nobody:
+    if difference is None or within is None or row.both_failed:
         return "–"
     if math.isinf(within):
         return "∞"

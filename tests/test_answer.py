@@ -74,7 +74,7 @@ def test_failed_runs_and_missing_ones_are_said(tmp_path):
         return None if seed == 9 else values(fields, seed)
 
     found = answer(study(tmp_path, ONE, outcome))
-    assert "norm none failed in the middle pair, interval [∞, ∞], 9 pairs" in found.sentences[0]
+    assert "norm none failed in every pair, norm full in none, 9 pairs" in found.sentences[0]
     assert found.not_shown[0] == "Provisional (runs are missing): claim 1."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 
 import pytest
@@ -17,7 +18,7 @@ from bnexp.page import render_page
 from bnexp.page_claims import claim_parts
 from bnexp.results import load_results
 from bnexp.sheets import sheets_of
-from bnexp.summary import side_of
+from bnexp.summary import side_of, summary_of
 from bnexp.wording import difference_text
 
 SPEC = """
@@ -143,4 +144,35 @@ claims:
     cells = [cell.small for row in claim_parts(rows)[0].table.blocks[0].rows for cell in row]
     assert cells.count("of 10, 0 with one") == 2
     assert rows[0].verdict.answer == "undecided"
-    assert "10 of 10 pairs do not tell which side did better" in rows[0].verdict.why
+    assert rows[0].verdict.why == "ties or too few certain pairs for the sign test"
+
+
+def test_seeds_without_the_column_they_should_pass_by_are_left_out_and_said(tmp_path):
+    claims = """train: {lr: [0.1, 1]}
+claims:
+  - claim: c
+    a: {norm: full}
+    b: {norm: none}
+    metric: {largest: lr, such_that: [fit_accuracy, ">=", 0.5]}
+    expect: greater
+"""
+
+    def outcome(fields, seed):
+        return {"test_accuracy": 0.9, **({"fit_accuracy": 0.95} if fields["norm"] == "full" else {})}
+
+    (row,) = list_claims(study(tmp_path, PLAIN + claims, outcome))
+    assert (row.b.n, row.verdict.answer) == (0, "undecided")
+    assert "b: fit_accuracy was not recorded in every run; seeds without it are left out" in row.notes
+
+
+def test_a_metric_without_direction_has_no_better(tmp_path):
+    results = study(tmp_path, PLAIN, lambda f, s: DIVERGED if f["norm"] == "full" else {"test_accuracy": 0.9})
+    with (results.folder / "rank.csv").open("w", encoding="utf-8") as stream:
+        stream.write("run,epoch,layer,stable_rank\n")
+        pairs = itertools.product(range(10), (1, 2))
+        stream.writelines(f'"norm=none,seed={seed}",1,{layer},{3 + seed / 10}\n' for seed, layer in pairs)
+    (comparison,) = compare_runs(load_results([results.folder])[0], metric="rank.stable_rank:layer=1")
+    assert not comparison.directed
+    said = " ".join(text for one in summary_of(results, comparison) for text in (one.text, *one.items))
+    assert "better" not in said
+    assert "worse" not in said

@@ -183,3 +183,20 @@ def test_who_was_there_at_the_first_reading_has_a_bound(tmp_path):
 
     row = row_of(only(curves(tmp_path, fast, column="train_loss")).speed.rows, norm="full")
     assert "6 of 6 got there before the first reading: their steps are at most these" in row.note
+
+
+def test_odd_curves_are_one_message_or_no_table(tmp_path):
+    nothing = curves(tmp_path, lambda norm, seed: np.full(11, np.nan))
+    comparison = only(nothing, until="fit_loss<=1")
+    assert comparison.speed is None
+    path = nothing.folder / "curves.csv"
+    path.write_text(path.read_text().replace("fit_loss", "odd") + '"norm=none,seed=0",1,x\n')
+    with pytest.raises(UsageError, match="no column 'odd'"):
+        only(load_results([nothing.folder])[0], until="odd<=1")
+
+
+def test_a_pair_of_which_one_side_is_missing_is_said(tmp_path):
+    results = curves(tmp_path, outcome=lambda f, s: None if (f["norm"], s) == ("none", 5) else {"test_accuracy": 0.9})
+    row = row_of(only(results).speed.rows, norm="full")
+    assert (row.n, row.n_missing) == (5, 1)
+    assert row.note == "1 seeds have not finished on both sides"

@@ -186,21 +186,46 @@ def test_a_failed_run_without_a_partner_forbids_t():
     assert found.test == "sign test"
 
 
-def test_pairs_that_failed_on_both_sides_count_against_either_verdict():
-    found = verdict([0.9] * 8 + [None] * 2, [0.8] * 8 + [None] * 2, "greater")
-    assert (found.answer, found.why.rpartition("; ")[2]) == (
-        "undecided",
-        "2 of 10 pairs do not tell which side did better",
-    )
+def test_pairs_that_failed_on_both_sides_are_ties_and_no_equality():
+    sides = [0.9] * 8 + [None] * 2, [0.8] * 8 + [None] * 2
+    found = verdict(*sides, "greater")
+    assert found.answer == "undecided"
     assert found.p == pytest.approx(2 * scipy.stats.binom.cdf(2, 10, 0.5), rel=1e-12)
-    assert verdict([0.9] * 9 + [None], [0.8] * 9 + [None], "greater").answer == "supported"
-    assert verdict([0.9] * 9 + [None], [0.8] * 9 + [None], "less").answer == "contradicted"
+    one = [0.9] * 9 + [None], [0.8] * 9 + [None]
+    assert verdict(*one, "greater").answer == "supported"
+    assert verdict(*one, "less").answer == "contradicted"
+    assert verdict(*one, "equal", 0.2).answer == "supported"  # nine of ten are certain
+    assert verdict(*sides, "equal", 0.2).answer == "undecided"
 
 
-def test_ties_are_none_of_the_claimed_side():
+def test_ties_count_for_neither_verdict():
     found = verdict([0.9] * 5 + [0.8] * 4 + [None], [0.8] * 10, "greater")
     assert (found.answer, found.p) == ("undecided", 1.0)
-    assert verdict([0.8] * 9 + [None], [0.8] * 10, "greater").answer == "contradicted"  # none is greater
+    tied = verdict([0.8] * 9 + [None], [0.8] * 10, "greater")
+    assert (tied.answer, tied.p) == ("undecided", 1.0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    pairs=st.lists(
+        st.tuples(*[st.one_of(st.none(), st.sampled_from([0.6, 0.7, 0.71, 0.8]))] * 2), min_size=6, max_size=12
+    ),
+    within=st.sampled_from([0.05, 0.15]),
+)
+def test_a_verdict_is_the_same_from_the_other_side(pairs, within):
+    a, b = [x for x, _ in pairs], [y for _, y in pairs]
+    for ours, theirs in (("equal", "equal"), ("less", "greater"), ("greater", "less")):
+        margin = within if ours == "equal" else None
+        one, other = verdict(a, b, ours, margin), verdict(b, a, theirs, margin)
+        assert (one.answer, one.test) == (other.answer, other.test)
+        assert one.p == pytest.approx(other.p, rel=1e-9)
+
+
+def test_missing_values_tell_nothing():
+    lacking = [math.nan] * 9 + [3.0]
+    for a, b in ((lacking, lacking), (lacking, [3.0] * 10), ([3.0] * 10, lacking)):
+        for expect, within in (("less", None), ("greater", None), ("equal", "x1.1")):
+            assert verdict(a, b, expect, within, "fit_loss").answer == "undecided"
 
 
 def test_where_no_way_is_better_a_failure_supports_nothing():
@@ -223,6 +248,7 @@ def test_where_no_way_is_better_a_failure_supports_nothing():
         ("less", True, False, "contradicted"),  # ours is larger, and may be more so
         ("less", False, True, "undecided"),
         ("equal", True, False, "undecided"),
+        ("equal", False, True, "undecided"),
     ],
 )
 def test_bounds_support_only_what_they_cannot_undo(expect, ours, theirs, answer):
@@ -318,7 +344,7 @@ def test_a_bound_is_never_equal(tmp_path):
     results = study(tmp_path, CLAIMS, lambda f, s: {"test_accuracy": 0.9})
     last = list_claims(results)[-1]
     assert last.verdict.answer == "undecided"
-    assert "end of the grid" in last.verdict.why
+    assert "10 of 10 differences are open" in last.verdict.why
     assert any("10 seeds at the end of the grid: at least" in note for note in last.notes)
 
 

@@ -17,13 +17,14 @@ from bnexp.claims import Question, Side, resolve_claims, scale_of, wrong_margin
 from bnexp.comparison.choice import in_order
 from bnexp.comparison.columns import Asked, choosers_of, column_metric, has_values, with_column
 from bnexp.comparison.entries import Entry
+from bnexp.comparison.intervals import UNKNOWN, Bound
 from bnexp.comparison.items import METRIC as ITEMS_METRIC
 from bnexp.comparison.items import Shares, load_shares, shares_of, with_items
 from bnexp.comparison.metrics import Failing, Metric, metric_of
 from bnexp.comparison.rows import Row, make_row
 from bnexp.comparison.selection import Outcome, Runs, cells_of, members_of, on_axes
 from bnexp.comparison.tuning import at_best
-from bnexp.comparison.verdicts import Bound, Verdict, corrected, judge
+from bnexp.comparison.verdicts import Verdict, corrected, judge, open_pairs, ranked
 from bnexp.results import Results
 from bnexp.spec import Setting
 
@@ -80,16 +81,17 @@ def _row(question: Question, reader: _Reader) -> ClaimRow:
     tuned_by = ""
     if isinstance(asked, KnobMetric):
         found = [Entry({}, _ends(grid, asked, metric)) for grid in grids]
+        notes += _unrecorded(grids, asked)
     elif question.knob is not None:
         found, tuned_by, why_not = _tuned(grids, question.knob, asked)
         notes += why_not
     else:
         found = [grid[""] for grid in grids]
     one, other = found
-    if question.knob and any(_runs(grid) and not entry.runs for grid, entry in zip(grids, found, strict=True)):
-        seeds = ()  # the runs have finished, but nothing was chosen among them
-    a = make_row(_fields(question, question.a), one.runs, seeds, metric, other.runs, False, one.extra)
-    b = make_row(_fields(question, question.b), other.runs, seeds, metric, None, True, other.extra)
+    # Where runs have finished but nothing was chosen among them, none is missing.
+    asked_of = [() if _runs(grid) and not entry.runs else seeds for grid, entry in zip(grids, found, strict=True)]
+    a = make_row(_fields(question, question.a), one.runs, asked_of[0], metric, other.runs, False, one.extra)
+    b = make_row(_fields(question, question.b), other.runs, asked_of[1], metric, None, True, other.extra)
     a, b = with_items(a, one.shares, other.shares), with_items(b, other.shares, None)
     bounds: dict[int, Bound] = {}
     if isinstance(asked, KnobMetric):
@@ -97,8 +99,13 @@ def _row(question: Question, reader: _Reader) -> ClaimRow:
         ends = [_at_end(row, grid, asked) for row, grid in zip((a, b), grids, strict=True)]
         notes += [note for name, seeds in zip("ab", ends, strict=True) if (note := _bound(name, len(seeds), asked))]
         bounds = _bounds(asked, *ends)
+        if question.claim.expect == "equal":  # none is beyond the other end of the grid: how far is not known
+            lost = {seed for row in (a, b) for seed, value in row.values.items() if math.isnan(value)}
+            bounds |= dict.fromkeys(lost, UNKNOWN)
     versions = results.versions
     verdict = _verdict(question, metric, a, bounds)
+    if verdict.test == "sign test" and (moving := open_pairs(question.claim, a, bounds)):
+        a = replace(a, difference=ranked(a, moving))  # the interval that decided
     return ClaimRow(results.name, question, metric, a, b, tuned_by, n_runs, unfinished, tuple(notes), versions, verdict)
 
 
@@ -193,12 +200,29 @@ def _ends(grid: Grid, asked: KnobMetric, metric: Metric) -> Runs:
         order.reverse()
     found = {}
     for seed in sorted(set.intersection(*(set(cell.runs) for cell in grid.values()))):
+        if any(_lacks(cell.runs[seed], asked) for cell in grid.values()):
+            continue
         passing = [value for value in order if _passes(grid[value].runs[seed], asked)]
         run = grid[passing[0] if passing else order[0]].runs[seed]
         value = float(passing[0]) if passing else math.nan
         # A seed without a value has failed as one that diverged has: its value exists nowhere.
         found[seed] = Outcome(seed, bool(passing), not passing, run.init_id, run.order_id, {metric.name: value})
     return found
+
+
+def _lacks(run: Outcome, asked: KnobMetric) -> bool:
+    """Whether a run that ended in the ordinary way has no value of the column that it should pass by."""
+    return asked.threshold is not None and not run.diverged and math.isnan(run.values.get(asked.threshold[0], math.nan))
+
+
+def _unrecorded(grids: Sequence[Grid], asked: KnobMetric) -> list[str]:
+    names = [name for name, grid in zip("ab", grids, strict=True) if any(_lacks(run, asked) for run in _runs(grid))]
+    column = asked.threshold[0] if asked.threshold else ""
+    return (
+        [f"{' and '.join(names)}: {column} was not recorded in every run; seeds without it are left out"]
+        if names
+        else []
+    )
 
 
 def _passes(run: Outcome, asked: KnobMetric) -> bool:
@@ -224,7 +248,7 @@ def _tuned(grids: Sequence[Grid], knob: str, asked: Asked) -> tuple[list[Entry],
     other = "" if in_order(list(grids[0])) == in_order(list(grids[1])) else "the other side"
     found = [_at_best(grid, tuner, knob, other) for grid in grids]
     if any(_runs(grid) and not entry.runs for grid, entry in zip(grids, found, strict=True)):
-        return found, tuner.name, [f"no choice of {knob}: the other seeds choose for each seed, so it takes two"]
+        return found, "", [f"no choice of {knob}: the other seeds choose for each seed, so it takes two"]
     return found, tuner.name, []
 
 

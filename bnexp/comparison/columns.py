@@ -36,7 +36,7 @@ def column_metric(results: Results, asked: TableMetric) -> Metric:
     if known is not None:
         return replace(known, failing=DIVERGENCE)
     logged = asked.column in results.log_columns(asked.table)
-    # What diverges grows without bound: where no way is better, a diverged run ranks above every number.
+    # No way is better: a pair with a diverged run does not tell which side did better.
     return Metric(f"{asked.table}.{asked.column}", "log" if logged else "raw", False, DIVERGENCE, directed=False)
 
 

@@ -82,6 +82,7 @@ class Comparison:
     best_effects: tuple[Effects, ...] = ()
     speed: Speed | None = None
     best_speed: Speed | None = None
+    directed: bool = True  # one way is better
 
     @property
     def best_baseline(self) -> str:
@@ -242,6 +243,7 @@ class _Job:
             best_effects=effects_of(best, metric),
             speed=self._speed(entries),
             best_speed=self._speed(self._best_trained(entries, knob)),
+            directed=metric.directed,
         )
 
     def _best_trained(self, entries: Sequence[Entry], knob: str | None) -> list[Entry]:

@@ -90,13 +90,15 @@ def effects_of(entries: Sequence[Entry], metric: Metric) -> tuple[Effects, ...]:
 
 
 def _own_fields(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """Fields of which each norm has one value (``affine`` that starts as ``standardize``): they belong to the norm."""
+    """Initial values of which each norm has one (``affine`` started as ``standardize``): they belong to the norm."""
     found = []
-    for leaf in entries[0].setting:
+    for leaf in ("gamma_init", "beta_init"):
+        if leaf not in entries[0].setting:
+            continue
         values: dict[str, set[str]] = {}
         for entry in entries:
             values.setdefault(entry.setting["norm"], set()).add(entry.setting[leaf])
-        if leaf not in ("norm", "placement") and all(len(several) == 1 for several in values.values()):
+        if all(len(several) == 1 for several in values.values()):
             found.append(leaf)
     return tuple(found)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
@@ -147,6 +147,32 @@ def median_estimate(values: Sequence[float], scale: Scale, kind: str, noun: str)
         return Estimate(n, center, None, None, None, scale, kind, note)
     low, high = from_scale(ordered[rank - 1], scale), from_scale(ordered[n - rank], scale)
     return Estimate(n, center, low, high, None, scale, kind)
+
+
+class Bound(NamedTuple):
+    """How the true difference of a pair may differ from the one at hand: be smaller, be larger."""
+
+    below: bool
+    above: bool
+
+    def reach(self, difference: float) -> tuple[float, float]:
+        """From where to where the true difference may lie."""
+        return (-math.inf if self.below else difference), (math.inf if self.above else difference)
+
+
+EXACT, UNKNOWN = Bound(False, False), Bound(True, True)
+
+
+def open_estimate(reaches: Sequence[tuple[float, float]], estimate: Estimate) -> Estimate:
+    """A median's interval where each value is only known to lie between two: it covers whatever they are.
+
+    The k-th smallest of the lower ends to the k-th largest of the upper ones.
+    """
+    rank = median_rank(len(reaches))
+    if rank is None:
+        return replace(estimate, low=None, high=None)
+    low, high = sorted(low for low, _ in reaches)[rank - 1], sorted(high for _, high in reaches)[-rank]
+    return replace(estimate, low=from_scale(low, estimate.scale), high=from_scale(high, estimate.scale))
 
 
 def median_rank(n: int) -> int | None:

@@ -27,7 +27,7 @@ DIVERGENCE = Failing(False, "diverged", "did not diverge")
 class Metric:
     """One number per run that can be compared: a column of runs.csv, or what a claim or a table makes of a run.
 
-    ``directed``: one way is better, so that a failed run has the worst rank; else it can only speak against a verdict.
+    ``directed``: one way is better, so that a failed run has the worst rank; else a pair with one tells nothing.
     """
 
     name: str

@@ -56,7 +56,7 @@ def _counts(row: Row) -> Record:
 
 def _difference(name: str, row: Row) -> Record:
     """The difference with all that goes with it."""
-    within = row.difference.equal_within if row.difference and not row.nobody else None
+    within = row.difference.equal_within if row.difference and not row.both_failed else None
     numbers = {"equal_within": within, "paired": row.paired, "correlation": row.correlation}
     numbers["n_baseline_failed"] = row.n_baseline_failed
     ps = {"p_sign_flip": row.p_sign_flip, "p_sign": row.p_sign, "p_mcnemar": row.p_mcnemar}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 from bnexp.comparison import intervals
-from bnexp.comparison.intervals import Estimate
+from bnexp.comparison.intervals import EXACT, UNKNOWN, Estimate
 from bnexp.comparison.metrics import LEARNING, Metric
 from bnexp.comparison.selection import Outcome, Runs
 
@@ -24,9 +24,10 @@ class Row:
     rank; then ``of_learned`` is the mean of the others, without an interval. ``values`` are the metric's, by seed.
 
     ``difference`` is to the baseline, a ratio on the log scale; ``paired`` says how, and ``differences`` are those of
-    the pairs, by seed, on the scale, each good to ``rounding``; of the ``unknown`` seeds it is not known which side did
-    better (both failed). ``effect`` is d_z. Of the p-values, ``p_sign_flip`` goes with a mean, ``p_sign`` with a
-    median, ``p_mcnemar`` with the shares that learned.
+    the pairs, by seed, on the scale, each good to ``rounding``. The ``unknown`` seeds do not tell which side did
+    better: one failed where no way is better, or a value is missing. Those that failed on both sides are ties by rank,
+    but no equality. ``effect`` is d_z. Of the p-values, ``p_sign_flip`` goes with a mean, ``p_sign`` with a median,
+    ``p_mcnemar`` with the shares that learned.
 
     ``chosen``, ``within_one_se`` and ``edges`` belong to a tuned knob: how often each value was chosen, the best value
     on all seeds and those within one SE of it, and the chosen values at the grid's edge.
@@ -59,6 +60,7 @@ class Row:
     effect: Estimate | None = None
     differences: Mapping[int, float] = field(default_factory=dict)
     unknown: frozenset[int] = frozenset()
+    both_failed: frozenset[int] = frozenset()
     rounding: float = 0.0
 
     @property
@@ -81,6 +83,7 @@ class Contrast:
     effect: Estimate | None = None
     differences: Mapping[int, float] = field(default_factory=dict)
     unknown: frozenset[int] = frozenset()
+    both_failed: frozenset[int] = frozenset()
     rounding: float = 0.0
 
 
@@ -202,7 +205,8 @@ def contrast_of(runs: Runs, baseline: Runs, metric: Metric) -> Contrast:
         f"no pair for {_seeds(single)}" if single else "",
         intervals.correlation(a, b, rounding),
         differences=differences,
-        unknown=frozenset(seed for seed, sides in failed.items() if all(sides) or (any(sides) and not metric.directed)),
+        unknown=frozenset(seed for seed in common if _untold(runs[seed], baseline[seed], metric)),
+        both_failed=frozenset(seed for seed, sides in failed.items() if all(sides)),
         rounding=rounding,
     )
     if alone or not all(map(math.isfinite, (*a, *b))):
@@ -212,8 +216,25 @@ def contrast_of(runs: Runs, baseline: Runs, metric: Metric) -> Contrast:
     return replace(pairs, p_sign_flip=p, effect=intervals.standardized_effect(estimate, mean))
 
 
+def _untold(run: Outcome, other: Outcome, metric: Metric) -> bool:
+    """Whether a pair does not tell which side did better (``Row.unknown``)."""
+    failed = (_fails(run, metric), _fails(other, metric))
+    lacks = any(
+        math.isnan(one.values.get(metric.name, math.nan)) and not lost
+        for one, lost in zip((run, other), failed, strict=True)
+    )
+    return lacks or (any(failed) and not metric.directed)
+
+
 def _ranked(pairs: Contrast, failed: Sequence[tuple[bool, bool]]) -> Contrast:
     """The same with the sign test of the differences, and McNemar's of who failed (rule 5)."""
+    assert pairs.difference is not None
+    if pairs.unknown:
+        reaches = [
+            (UNKNOWN if seed in pairs.unknown else EXACT).reach(difference)
+            for seed, difference in pairs.differences.items()
+        ]
+        pairs = replace(pairs, difference=intervals.open_estimate(reaches, pairs.difference))
     signs = [sign(difference) for difference in pairs.differences.values()]
     won, lost = failed.count((False, True)), failed.count((True, False))
     p_sign, p_mcnemar = (intervals.sign_test_p(*ab) for ab in ((signs.count(1), signs.count(-1)), (won, lost)))

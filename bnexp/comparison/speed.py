@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from bnexp.comparison.entries import Entry, rows_of, target_of
@@ -78,12 +79,19 @@ def speed_of(
         if partner is not None:
             timed.append(replace(entry, runs=_timed(entry.runs, partner.runs, clock), shares=None))
             targets.append(partner.runs)
-    rows = rows_of(timed, seeds, STEPS, baseline)
+    rows = tuple(_paired_only(row, seeds) for row in rows_of(timed, (), STEPS, baseline))
     if all(row.difference is None for row in rows):
         return None
     at_once = [_at_once(entry.runs, clock) for entry in timed]
     rows = tuple(_finished(*each) for each in zip(rows, targets, at_once, strict=True))
     return Speed(f"{column} as low as the last one of its seed's baseline", clock.unit, None, rows, note)
+
+
+def _paired_only(row: Row, seeds: Sequence[int]) -> Row:
+    """The row without the seeds of which a side has not finished."""
+    missing = len(seeds) - row.n
+    note = f"{missing} seeds have not finished on both sides" if missing else ""
+    return replace(row, n_missing=missing, note=joined(row.note, note))
 
 
 def _at_once(runs: Runs, clock: _Clock) -> int:
@@ -216,12 +224,16 @@ def parse_threshold(text: str, results: Results) -> Threshold:
     if not found or not math.isfinite(value):
         raise UsageError(f"--until {text}: a column of curves.csv and a number are expected, such as train_loss<=0.1")
     frame, column = results.table("curves"), column.strip()
-    known = [str(name) for name in frame.columns if name not in ("run", "epoch")] if frame is not None else []
+    known = (
+        [str(name) for name in frame.columns if name != "epoch" and (_is_number(frame[name]) or not len(frame))]
+        if frame is not None
+        else []
+    )
     if column not in known:
         raise UsageError(f"--until {text}: no column {column!r} in curves.csv{did_you_mean(column, known)}")
     assert frame is not None
-    points, epochs = frame.loc[frame[column].notna(), "epoch"].nunique(), int(frame["epoch"].max())
-    if points < min(FEWEST_POINTS, epochs):
+    points, epochs = frame.loc[frame[column].notna(), "epoch"].nunique(), frame["epoch"].max()
+    if len(frame) and points < min(FEWEST_POINTS, epochs):
         ways = "fit_every: 1 records more; train_loss is there at every epoch" if column.startswith("fit_") else ""
         raise UsageError(
             f"--until {text}: {column} is recorded at {points} epochs, which is no curve; {ways}".rstrip("; ")
@@ -231,13 +243,19 @@ def parse_threshold(text: str, results: Results) -> Threshold:
     return Threshold(column, sign == "<=", value)
 
 
+def _is_number(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column)
+
+
 def steps_until(
     results: Results, entries: Sequence[Entry], seeds: Sequence[int], baseline: Mapping[str, str], until: Threshold
-) -> Speed:
-    """min(steps, budget) of every entry, the budget being the smallest of those that the runs had."""
+) -> Speed | None:
+    """min(steps, budget) of every entry, the budget being the smallest of those that the runs had; None without one."""
     clock = _Clock(results, until.column)
     ends = [clock.budget(run.run) for entry in entries for run in entry.runs.values() if not run.diverged]
     budget = min((end for end in ends if not math.isnan(end)), default=0.0)
+    if not budget:
+        return None
     timed = [replace(e, runs=_restricted(e.runs, clock, until, budget), shares=None) for e in entries]
     lost = [sum(run.diverged for run in entry.runs.values()) for entry in entries]
     rows = rows_of(timed, seeds, RESTRICTED, baseline)

@@ -7,8 +7,9 @@ p is twice the one-sided p that matches: against "not inside" where the centre i
 two), against "not beyond that end" where it is outside. It comes from Student's t; from the sign test where runs
 failed; from sign flips where all differences are identical, which then decide by p ≤ .05.
 
-Some pairs do not tell which side did better: both runs failed, or one did in a metric of which no way is better, or a
-value is a bound (the end of a knob's grid). By rank such a pair counts against either verdict.
+Some differences are open: of a pair with a failed run in a metric of which no way is better, or with a missing value;
+of values that are bounds (the end of a knob's grid); and, where equality is asked for, of two failed runs, which are no
+equality. The interval of the median then has open ends, and the sign test counts them, like ties, against a verdict.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Literal, NamedTuple
 
 from bnexp.claim_grammar import Claim
 from bnexp.comparison import intervals
-from bnexp.comparison.intervals import Estimate
+from bnexp.comparison.intervals import EXACT, UNKNOWN, Bound, Estimate
 from bnexp.comparison.rows import FEWEST_PAIRS, Row
 
 Answer = Literal["supported", "contradicted", "undecided"]
@@ -40,20 +41,6 @@ class Region(NamedTuple):
     def misses(self, low: float, high: float) -> bool:
         """Whether nothing from low to high is inside."""
         return (-math.inf < self.low and high <= self.low) or (self.high < math.inf and low >= self.high)
-
-
-class Bound(NamedTuple):
-    """How the true difference of a pair may differ from the one at hand: be smaller, be larger."""
-
-    below: bool
-    above: bool
-
-    def reach(self, difference: float) -> tuple[float, float]:
-        """From where to where the true difference may lie."""
-        return (-math.inf if self.below else difference), (math.inf if self.above else difference)
-
-
-EXACT, UNKNOWN = Bound(False, False), Bound(True, True)
 
 
 @dataclass(frozen=True)
@@ -95,13 +82,36 @@ def judge(claim: Claim, a: Row, bounds: Mapping[int, Bound] | None = None) -> Ve
     difference, region = a.difference, region_of(claim)
     if difference is None:
         return Verdict("undecided", "there is no difference to judge")
+    moving = open_pairs(claim, a, bounds or {})
     if not difference.kind.startswith("median"):
-        found = _by_mean(difference, a, region)
-        if all(_sound(found.answer, bound, region) for bound in (bounds or {}).values()):
+        found, center = _by_mean(difference, a, region), intervals.to_scale(difference.center, difference.scale)
+        if all(_sound(found.answer, center, bound, region) for bound in moving.values()):
             return found
     elif a.differences and not any((a.unknown, a.n_failed, a.n_baseline_failed, *a.differences.values())):
         return _by_flips(a, 0.0, region)  # exact floors: nothing failed, and all differences are zero
-    return _by_rank(difference, a, region, bounds or {})
+    return _by_rank(a, region, moving)
+
+
+def open_pairs(claim: Claim, a: Row, bounds: Mapping[int, Bound]) -> dict[int, Bound]:
+    """The pairs whose difference is not what it seems, by seed, and how it may differ."""
+    moving = {
+        seed: bound for seed, bound in bounds.items() if bound != EXACT and (seed in a.differences or not a.paired)
+    }
+    lost = (*a.unknown, *(a.both_failed if claim.expect == "equal" else ()))
+    return {**moving, **dict.fromkeys(lost, UNKNOWN)}
+
+
+def ranked(a: Row, moving: Mapping[int, Bound]) -> Estimate:
+    """The median of the differences, its interval open where they are."""
+    assert a.difference is not None
+    scale = a.difference.scale
+    kind = "median difference" if scale == "raw" else "median ratio"
+    plain = intervals.median_estimate(list(a.differences.values()), scale, kind, "pair")
+    return intervals.open_estimate(_reaches(a, moving), plain)
+
+
+def _reaches(a: Row, moving: Mapping[int, Bound]) -> list[tuple[float, float]]:
+    return [moving.get(seed, EXACT).reach(difference) for seed, difference in a.differences.items()]
 
 
 def corrected(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
@@ -187,60 +197,51 @@ def _flip(a: Row) -> Tail:
     return tail
 
 
-def _sound(answer: Answer, bound: Bound, region: Region) -> bool:
+def _sound(answer: Answer, center: float, bound: Bound, region: Region) -> bool:
     """Whether a mean's verdict stands although a difference may be smaller or larger."""
-    lower, upper = region.low > -math.inf, region.high < math.inf  # which ends there are
     if answer == "supported":
-        return not (lower and bound.below) and not (upper and bound.above)
-    return answer == "undecided" or (lower != upper and not (bound.below if upper else bound.above))
+        return not (region.low > -math.inf and bound.below) and not (region.high < math.inf and bound.above)
+    if answer == "contradicted":  # beyond one end of the region: away from it is harmless
+        return not (bound.below if region.high < math.inf and center >= region.high else bound.above)
+    return True
 
 
 # --- ranks ------------------------------------------------------------------------------------------------------------
 
 
-def _by_rank(difference: Estimate, a: Row, region: Region, bounds: Mapping[int, Bound]) -> Verdict:
-    """The order-statistic interval of the median and the sign test, open pairs counting against either verdict."""
-    rank = intervals.median_rank(len(a.differences)) if a.paired else None
-    if rank is None:
+def _by_rank(a: Row, region: Region, moving: Mapping[int, Bound]) -> Verdict:
+    """The interval of the median, with its open ends, and the sign test of what is certain."""
+    if not a.paired:
+        return Verdict("undecided", "not paired, and not all finite or known: no interval")
+    difference, reaches = ranked(a, moving), _reaches(a, moving)
+    if difference.low is None or difference.high is None:
         return Verdict("undecided", difference.note)
-    moving = {seed: bound for seed, bound in bounds.items() if bound != EXACT}
-    open_pairs = {**moving, **dict.fromkeys(a.unknown, UNKNOWN)}
-    told = f"; {len(a.unknown)} of {len(a.differences)} pairs do not tell which side did better" if a.unknown else ""
-    told += f"; {len(moving)} of {len(a.differences)} are bounds, at the end of the grid" if moving else ""
-    p = 1.0
-    for answer in ("supported", "contradicted"):
-        values = sorted(_against(a, open_pairs, region, answer))
-        one = _sign_p(values, region, answer)
-        if one <= LEVEL and _place(values[rank - 1], values[-rank], region) == answer:
-            return Verdict(answer, f"{_WHERE[answer]}, by rank{told}", "sign test", one)
-        p = min(p, one)
-    return Verdict("undecided", f"{_WHERE['undecided']}, by rank{told}", "sign test", p)
+    low, high = (intervals.to_scale(end, difference.scale) for end in (difference.low, difference.high))
+    answer = _place(low, high, region)
+    ps: dict[Answer, float] = {side: _sign_p(reaches, region, side) for side in ("supported", "contradicted")}
+    p = min(ps.values()) if answer == "undecided" else ps[answer]
+    told = (
+        f"; {len(moving)} of {len(reaches)} differences are open (failed runs, missing values or bounds)"
+        if moving
+        else ""
+    )
+    if answer != "undecided" and p > LEVEL:
+        return Verdict("undecided", f"ties or too few certain pairs for the sign test{told}", "sign test", p)
+    return Verdict(answer, f"{_WHERE[answer]}, by rank{told}", "sign test", p)
 
 
-def _against(a: Row, open_pairs: Mapping[int, Bound], region: Region, answer: Answer) -> list[float]:
-    """The differences by the scale's order, those that are not known moved to where they speak against the answer."""
-    outside = math.inf if region.high < math.inf else -math.inf
-    inside = 0.0 if math.isfinite(region.low) and math.isfinite(region.high) else -outside
-    found = []
-    for seed, difference in a.differences.items():
-        reach = open_pairs.get(seed, EXACT).reach(difference)
-        if answer == "supported":
-            found.append(difference if region.holds(*reach) or seed not in open_pairs else outside)
-        else:
-            found.append(difference if region.misses(*reach) or seed not in open_pairs else inside)
-    return found
+def _sign_p(reaches: Sequence[tuple[float, float]], region: Region, answer: Answer) -> float:
+    """Twice the one-sided sign test's p that the median is on the answer's side of a boundary.
 
-
-def _sign_p(values: Sequence[float], region: Region, answer: Answer) -> float:
-    """Twice the one-sided sign test's p that the median is on the answer's side of a boundary, whose ties are outside.
-
-    Equality is supported against both ends, contradicted by the end with more values beyond it.
+    A pair counts for it only if it is there for certain, and not on the boundary. Equality is supported against both
+    ends, contradicted by the end with more pairs beyond it.
     """
-    n = len(values)
-    beyond = [
-        sum(value <= region.low for value in values) if region.low > -math.inf else None,
-        sum(value >= region.high for value in values) if region.high < math.inf else None,
-    ]
-    most = max(count for count in beyond if count is not None)
-    won = n - most if answer == "supported" else most
-    return intervals.sign_test_p(won, n - won) if 2 * won > n else 1.0
+    n, won = len(reaches), []
+    if region.low > -math.inf:
+        above, below = sum(low > region.low for low, _ in reaches), sum(high < region.low for _, high in reaches)
+        won.append(above if answer == "supported" else below)
+    if region.high < math.inf:
+        below, above = sum(high < region.high for _, high in reaches), sum(low > region.high for low, _ in reaches)
+        won.append(below if answer == "supported" else above)
+    count = min(won) if answer == "supported" else max(won)
+    return intervals.sign_test_p(count, n - count) if 2 * count > n else 1.0
