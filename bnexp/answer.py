@@ -66,7 +66,7 @@ def _telling(rows: Sequence[ClaimRow], most: int) -> list[ClaimRow]:
 def claim_sentence(row: ClaimRow) -> str:
     """One question with its verdict, both sides, the difference with its interval, and n."""
     each = ", ".join(f"{leaf} {value}" for leaf, value in row.question.each.items())
-    only = " on these test rows only" if row.verdict.items_agree is False else ""
+    only = ", on these test rows only" if row.verdict.items_agree is False else ""
     said = f"“{claim_wording.plain(row.question.claim.claim)}”{f' ({each})' if each else ''} is "
     said += f"{claim_wording.verdict_word(row)}{only}"
     if row.a.difference is None:
