@@ -152,9 +152,9 @@ def test_intervals_for_other_rows_cover_and_those_for_these_rows_do_not(cell, dr
     assert coverage(estimates, truth) < 0.8
 
 
-@pytest.mark.parametrize("pair", list(combinations(SYMMETRIC, 2)), ids="/".join)
+@pytest.mark.parametrize("pair", list(combinations(learned_cells(), 2)), ids="/".join)
 def test_intervals_of_differences_for_other_rows_cover(pair, drawn, drawn_rows):
-    """Only a bound of the residual is known for a difference, so that these may be wide; never narrow."""
+    """Only a bound of the residual is known for a difference, so that these are a little wide."""
     a, b = pair
     truth = float(load_population()[a].correct.mean() - load_population()[b].correct.mean())
     rows = [compared(a, b, *two, "test_accuracy") for two in zip(drawn[:FEW], drawn_rows, strict=True)]
@@ -162,7 +162,7 @@ def test_intervals_of_differences_for_other_rows_cover(pair, drawn, drawn_rows):
     assert len(found) >= FEW - 5  # identical differences have no interval
     held = float(np.mean([d.items.low <= truth <= d.items.high for d in found if d.items is not None]))
     print(f"{a} − {b}: {held:.3f}")
-    assert held >= LEAST
+    assert LEAST <= held <= MOST + 0.01
 
 
 # --- equality ---------------------------------------------------------------------------------------------------------

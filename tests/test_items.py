@@ -11,10 +11,14 @@ import scipy.stats
 from outcomes import only, row_of, study
 
 from bnexp.comparison import list_claims
-from bnexp.comparison.items import Shares, mixed, two_way_error
+from bnexp.comparison.items import Shares, mixed, two_way_variances
 from bnexp.results import load_results
 
 N_ROWS = 40
+
+
+def two_way_error(*given):
+    return math.sqrt(sum(two_way_variances(*given)))
 
 
 def table(seed=0, n=10, rows=N_ROWS):
@@ -84,9 +88,9 @@ claims:
 """
 
 
-def with_items(tmp_path, tables, change=None):
+def with_items(tmp_path, tables, change=None, spec=SPEC):
     """A study whose accuracies and items.csv come from the same tables of right and wrong."""
-    results = study(tmp_path, SPEC, lambda f, s: {"test_accuracy": round(tables[f["norm"]][s].mean(), 9)})
+    results = study(tmp_path, spec, lambda f, s: {"test_accuracy": round(tables[f["norm"]][s].mean(), 9)})
     with (results.folder / "items.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["setting", "row", "n", "share"])
@@ -107,8 +111,13 @@ def test_of_a_study(tmp_path):
         assert estimate.items == pytest.approx((x.mean() - half, x.mean() + half), rel=1e-6)
         assert estimate.items.low < estimate.low
         assert estimate.high < estimate.items.high
-    difference = row_of(comparison.rows, norm="full").difference
+    difference, gaps = row_of(comparison.rows, norm="full").difference, tables["full"] - tables["none"]
     assert difference.items.low < difference.low
+    squares = 10 * float(np.abs(gaps.mean(0)).sum())
+    seed, item = two_way_variances(gaps.mean(1), gaps.mean(0), squares)
+    freedom = (seed + item) ** 2 / (seed**2 / 9 + item**2 / (N_ROWS - 1))
+    half = scipy.stats.t.ppf(0.975, freedom) * math.sqrt(seed + item)
+    assert difference.items == pytest.approx((gaps.mean() - half, gaps.mean() + half), rel=1e-6)
     assert list_claims(results)[0].a.difference.items == difference.items
     assert only(results, metric="test_accuracy").rows[0].estimate.items is not None
 
@@ -131,3 +140,18 @@ def test_failed_runs_have_no_second_interval(tmp_path):
     comparison = only(load_results([results.folder])[0])
     assert row_of(comparison.rows, norm="none").estimate.items is None
     assert row_of(comparison.rows, norm="full").difference.items is None
+
+
+def test_the_second_interval_is_never_inside_the_first(tmp_path):
+    """With three seeds Satterthwaite's degrees of freedom grow faster than the error."""
+    rng = np.random.default_rng(0)
+    for place in range(20):
+        tables = {
+            norm: (rng.uniform(size=(3, 400)) < rng.uniform(0.5, 0.9, (3, 1))).astype(float)
+            for norm in ("none", "full")
+        }
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        found = row_of(only(with_items(folder, tables, spec=SPEC.replace("seeds: 10", "seeds: 3"))).rows, norm="full")
+        assert found.difference.items.low <= found.difference.low
+        assert found.difference.high <= found.difference.items.high

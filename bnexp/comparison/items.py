@@ -7,9 +7,11 @@ With n seeds and N test rows, the variance of a mean accuracy over both is
 where s²_seed is the variance of the seeds' accuracies, s²_item that of the rows' shares of seeds that got them right,
 and s²_res the residual mean square of the seed × row table: both of the first two terms hold it once. items.csv has the
 shares, not the table. For one setting the table's sum of squares is known all the same, since its cells are 0 or 1; for
-a difference only a lower bound is, so that the interval is, if anything, too wide. The interval is Student's with n − 1
-degrees of freedom: shares are skewed where most rows are right, and the larger degrees after Satterthwaite covered .925
-to .942 of a stored population where these cover .947 to .964 (180 and 360 rows).
+a difference only a lower bound is, which makes its interval a little wide.
+
+The interval is Student's. A setting's has n − 1 degrees of freedom, since shares are skewed where most rows are right;
+a difference's, whose gaps are not, has those of Satterthwaite, and is never inside the first interval. On the stored
+population (``tests/populations``) each covers what it says; exchanged, they do not.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ def with_items(row: Row, ours: Shares | None, theirs: Shares | None) -> Row:
         gaps = ours.of_row - theirs.of_row
         # A cell of the difference is −1, 0 or 1: its square is at least its size.
         least = ours.n * float(np.abs(gaps).sum()) if ours.exact and theirs.exact else None
-        difference = _with_items(difference, list(row.differences.values()), gaps, least, ours.n)
+        difference = _with_items(difference, list(row.differences.values()), gaps, least, ours.n, gaps=True)
     return replace(row, estimate=estimate, difference=difference)
 
 
@@ -92,19 +94,28 @@ def _squares(shares: Shares) -> float | None:
 
 
 def _with_items(
-    estimate: Estimate, seeds: Sequence[float], rows: NDArray[np.float64], squares: float | None, n: int
+    estimate: Estimate,
+    seeds: Sequence[float],
+    rows: NDArray[np.float64],
+    squares: float | None,
+    n: int,
+    gaps: bool = False,
 ) -> Estimate:
     """Only a mean with a t interval, of just the runs that the shares count, has a second interval."""
     if estimate.error is None or n != len(seeds) or len(rows) < 2:
         return estimate
     if squares is not None and not math.isclose(rows.mean(), np.mean(seeds), abs_tol=1e-6):
         return estimate  # items.csv is of other runs
-    half = intervals.t_quantile(n - 1) * two_way_error(seeds, rows, squares)
+    seed, item = two_way_variances(seeds, rows, squares)
+    freedom = intervals.satterthwaite((seed, n - 1), (item, len(rows) - 1)) if gaps else n - 1
+    half = max(intervals.t_quantile(freedom) * math.sqrt(seed + item), intervals.t_quantile(n - 1) * estimate.error)
     return replace(estimate, items=Interval(estimate.center - half, estimate.center + half))
 
 
-def two_way_error(seeds: Sequence[float], rows: NDArray[np.float64], squares: float | None = None) -> float:
-    """Standard error of a mean over seeds and test rows.
+def two_way_variances(
+    seeds: Sequence[float], rows: NDArray[np.float64], squares: float | None = None
+) -> tuple[float, float]:
+    """The variance of a mean over seeds and test rows: the seeds' part and what the rows add, at least 0.
 
     ``seeds``, ``rows``: the means of the n × N table along each side; ``squares``: its sum of squares, or a lower bound
     of it; None subtracts no residual.
@@ -117,4 +128,4 @@ def two_way_error(seeds: Sequence[float], rows: NDArray[np.float64], squares: fl
         rest = squares - n * count * float(by_row.mean()) ** 2
         rest -= count * seed * n * (n - 1) + n * item * count * (count - 1)
         residual = max(0.0, rest) / ((n - 1) * (count - 1)) / (n * count)
-    return math.sqrt(seed + max(0.0, item - residual))
+    return seed, max(0.0, item - residual)
