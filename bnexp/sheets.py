@@ -130,13 +130,15 @@ def _effects(comparison: Comparison, effects: Sequence[Effects], title: str) -> 
     for found in effects:
         for name, estimate in found.named.items():
             setting = [found.setting.get(leaf, "") for leaf in fields]
-            rows.append([*setting, name, str(found.n), wording.contrast_numbers(estimate, comparison.metric)])
+            numbers = [write(estimate, comparison.metric) for write in (wording.contrast_numbers, wording.margin_text)]
+            rows.append([*setting, name, str(found.n), *numbers])
             notes.append(found.note or (estimate.note if estimate else ""))
     heads = [
         *map(Head, fields),
         Head("effect of"),
         Head("n"),
         Head(f"effect on {wording.metric_title(comparison)} [95 %]"),
+        Head("equal within", 1),
     ]
     return Sheet(title, heads, rows, notes, len(fields) + 1)
 
@@ -150,6 +152,7 @@ def _speed(comparison: Comparison, speed: Speed, title: str, baseline: str) -> S
         (Head(f"{speed.unit} [95 %]"), lambda row: steps_text(row, speed)),
         (Head(f"{difference} to {baseline} [95 %]"), lambda row: speed_text(row, fixed)),
         (Head("sign-flip p", 1), wording.p_text),
+        (Head("equal within", 2), lambda row: wording.within_text(row, "steps")),
     ]
     return _sheet(title, columns, speed.rows, [_speed_note(row) for row in speed.rows])
 

@@ -194,10 +194,14 @@ def effect_text(effect: Estimate | None) -> str:
 
 
 def within_text(row: Row, metric: str) -> str:
-    """The margin of "equal within", rule 4: ``± 1.9``, for ratios ``× 1.25``; two failures are no equality."""
-    difference = row.difference
+    """The margin of "equal within", rule 4; two failures are no equality."""
+    return "–" if row.both_failed else margin_text(row.difference, metric)
+
+
+def margin_text(difference: Estimate | None, metric: str) -> str:
+    """The smallest margin that a difference or ratio would have met: ``± 1.9``, ``× 1.25``."""
     within = difference.equal_within if difference else None
-    if difference is None or within is None or row.both_failed:
+    if difference is None or within is None:
         return "–"
     if math.isinf(within):
         return "∞"

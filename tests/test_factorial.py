@@ -9,6 +9,9 @@ import pytest
 import scipy.stats
 from outcomes import DIVERGED, only, study
 
+from bnexp.comparison import effect_records
+from bnexp.sheets import more_sheets
+
 GAMMA_BETA = "data: digits\nmodel: {norm: [standardize, gamma, beta, full]}\nseeds: 8\n"
 VALUES = np.random.default_rng(3).uniform(0.5, 0.9, (4, 8))
 ORDER = ("standardize", "gamma", "beta", "full")
@@ -36,6 +39,16 @@ def test_by_hand(tmp_path):
         found = effects.named[name]
         assert (found.center, found.low, found.high) == pytest.approx(t_interval(numbers), rel=1e-9)
         assert found.n == effects.n == 8
+
+
+def test_effects_say_within_which_margin_there_is_none(tmp_path):
+    comparison = only(study(tmp_path, GAMMA_BETA, lambda f, s: {"test_accuracy": value(f, s)}))
+    (sheet,) = more_sheets(comparison)
+    first = comparison.effects[0].first
+    within = max(abs(first.low), abs(first.high))
+    assert sheet.heads[-1].name == "equal within"
+    assert sheet.rows[0][-1] == f"± {100 * within:.1f}"
+    assert effect_records(comparison)[0]["equal_within"] == within
 
 
 def test_ratios_on_the_log_scale(tmp_path):

@@ -11,9 +11,11 @@ import pytest
 import scipy.stats
 from outcomes import only, row_of, study
 
+from bnexp.comparison import speed_records
 from bnexp.comparison.speed import first_at
 from bnexp.errors import UsageError
 from bnexp.results import load_results
+from bnexp.sheets import more_sheets
 
 SPEC = "data: digits\nmodel: {norm: [none, full]}\ntrain: {epochs: 10}\nseeds: 6\n"
 EPOCHS = np.arange(11.0)
@@ -68,6 +70,9 @@ def test_speed_up_of_each_seed(tmp_path):
     )
     assert row.n_learned == 6
     assert row_of(speed.rows, norm="none").estimate.center == pytest.approx(10)
+    record = next(record for record in speed_records(comparison) if record["norm"] == "full")
+    assert record["equal_within"] == max(found.high, 1 / found.low)
+    assert more_sheets(comparison)[-1].heads[-1].name == "equal within"
 
 
 def test_steps_are_counted_where_the_rows_are_known(tmp_path):

@@ -67,7 +67,9 @@ def _difference(name: str, row: Row) -> Record:
 def _effects(comparison: Comparison, table: str, effects: Effects) -> list[Record]:
     head = _head(comparison, f"effects, {table}", effects.setting)
     return [
-        head | {"effect_of": name, "n": effects.n} | flat("", found) | {"note": effects.note}
+        head
+        | {"effect_of": name, "n": effects.n, **flat("", found)}
+        | {"equal_within": found.equal_within if found else None, "note": effects.note}
         for name, found in effects.named.items()
     ]
 
@@ -77,6 +79,7 @@ def _speed(comparison: Comparison, table: str, speed: Speed, row: Row) -> Record
     record |= {"until": speed.target, "unit": speed.unit, "budget": speed.budget, "is_baseline": row.is_baseline}
     record |= {"n": row.n, "n_reached": row.n_learned, "n_missing": row.n_missing, **flat("", row.estimate)}
     record |= flat("difference" if speed.budget is not None else "speed_up", row.difference)
+    record["equal_within"] = row.difference.equal_within if row.difference and not row.both_failed else None
     record |= {"baseline": comparison.baseline, "p_sign_flip": row.p_sign_flip, "p_sign": row.p_sign}
     return record | {"chosen": counts_text(row), "note": row.note, "versions": comparison.versions}
 
