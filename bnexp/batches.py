@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bnexp.arrays import Array, as_arrays, rows_at
 from bnexp.data import Dataset, noisy_labels
 from bnexp.network import Batch
 from bnexp.noise import Noise, draw_noise
@@ -32,7 +33,12 @@ class Rows:
     ) -> None:
         self.structure, self.device, self.dtype = structure, device, dtype
         self.seeds = list(dict.fromkeys(run.seed for run in runs))
-        self.seed_of_run = torch.tensor([self.seeds.index(run.seed) for run in runs])
+        self.seed_of_run = np.array([self.seeds.index(run.seed) for run in runs])
+        # Consecutive runs of one seed share their rows; where seeds do not have equally many, every run gets its own.
+        shares = len(runs) // len(self.seeds)
+        even = np.array_equal(self.seed_of_run, np.repeat(np.arange(len(self.seeds)), shares))
+        self._seed_of_group = np.arange(len(self.seeds)) if even else self.seed_of_run
+        self._group_of_run = np.repeat(np.arange(len(self._seed_of_group)), len(runs) // len(self._seed_of_group))
 
         def put(array: np.ndarray[Any, Any]) -> Tensor:
             tensor = torch.from_numpy(array)
@@ -46,7 +52,7 @@ class Rows:
         noise = structure.data.label_noise
         if noise:
             labels = np.stack([noisy_labels(dataset, noise, seed) for seed in self.seeds])
-            self.fit_targets = put(labels)[self.seed_of_run.to(device)]
+            self.fit_targets = put(labels[self.seed_of_run])
 
     def orders(self, epoch: int) -> list[np.ndarray[Any, Any]]:
         """Row order of an epoch (from 1), one array per seed."""
@@ -61,16 +67,20 @@ class Rows:
         return [found[index] for index in self.seed_of_run.tolist()]
 
     def minibatches(self, epoch: int) -> Iterator[Batch]:
-        """Yield the Batch of each step of an epoch (from 1)."""
+        """Yield the Batch of each step of an epoch (from 1), as arrays."""
         n, size, steps = self.structure.shape.n_train, self.structure.batch_size, self.structure.steps_per_epoch
-        n_runs = len(self.seed_of_run)
-        order = torch.from_numpy(np.stack(self.orders(epoch)))[self.seed_of_run].to(self.device)
+        x, targets = as_arrays((self.train_x, self.fit_targets))
+        order = as_arrays(torch.from_numpy(np.stack(self.orders(epoch))[self._seed_of_group]).to(self.device))
+        own = as_arrays(torch.arange(len(targets), device=self.device))[:, None]
         for step in range(steps):
-            index = order[:, step * size : min((step + 1) * size, n)]
-            x = self.train_x.index_select(0, index.reshape(-1)).view(n_runs, -1, self.structure.shape.n_inputs)
-            targets = self.fit_targets.expand(n_runs, -1).gather(1, index)
-            noise = self.noise((epoch - 1) * steps + step + 1, index.shape[1])
-            yield Batch(x.transpose(1, 2), targets, self.structure.ghost_size, noise)
+            index = order[:, step * size : min((step + 1) * size, n)]  # [group, sample]
+            of_run = index[self._group_of_run]
+            yield Batch(
+                rows_at(x, index).swapaxes(1, 2),
+                targets[own, of_run] if len(targets) > 1 else targets[0][of_run],
+                self.structure.ghost_size,
+                self.noise((epoch - 1) * steps + step + 1, index.shape[1]),
+            )
 
     def noise(self, step: int, n: int) -> list[Noise]:
         """The noise of a step (from 1) on n samples, per hidden layer; empty where the structure has none."""
@@ -81,9 +91,9 @@ class Rows:
             Noise(*(self._per_run(parts) for parts in zip(*layer, strict=True))) for layer in zip(*drawn, strict=True)
         ]
 
-    def _per_run(self, per_seed: Sequence[np.ndarray[Any, Any]]) -> Tensor:
+    def _per_run(self, per_seed: Sequence[np.ndarray[Any, Any]]) -> Array:
         stacked = torch.from_numpy(np.stack(per_seed)).to(self.dtype)
-        return stacked[self.seed_of_run].to(self.device)
+        return as_arrays(stacked[self.seed_of_run].to(self.device))
 
 
 def order_ids(orders: Sequence[np.ndarray[Any, Any]]) -> list[str]:

@@ -1,7 +1,7 @@
 """Loss and accuracy of trained networks on given rows, and the statistics to evaluate with.
 
 Rows are evaluated in fixed chunks. On a CPU each run is evaluated alone: chunks are large enough for that to cost
-nothing, and its numbers then cannot depend on the stack.
+nothing, and what is at work at a time stays in the cache.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bnexp.arrays import Array, as_arrays, as_tensors, library, over_samples, quiet
 from bnexp.network import Parameters, forward, losses
 from bnexp.norms import Statistics
 from bnexp.plan import Structure
@@ -40,17 +41,17 @@ def evaluate(
     ``given``: the statistics that norms use; None: those of each chunk. R² = 1 − Σ(prediction − target)²/Σ(target −
     mean target)² over these rows.
     """
-    n_runs = parameters["weight1"].shape[0]
-    targets = targets.expand(n_runs, -1)
-    parts = [
-        torch.cat(list(_chunks(own, statistics, x, targets[here], structure)), -1)
-        for here, own, statistics in _groups(parameters, given)
-    ]
-    stacked = torch.cat(parts)  # [run, 2, sample]: loss and prediction
-    loss, predictions = stacked[:, 0].double(), stacked[:, 1]
+    targets = targets.expand(parameters["weight1"].shape[0], -1)
+    with quiet():
+        parts = [
+            as_tensors(list(_chunks(own, statistics, *as_arrays((x, targets[here])), structure)))
+            for here, own, statistics in _groups(parameters, given)
+        ]
+    loss = torch.cat([torch.cat([loss for loss, _ in chunks], -1) for chunks in parts]).double()
+    predictions = torch.cat([torch.cat([predicted for _, predicted in chunks], -1) for chunks in parts])
     if structure.shape.task == "classification":
         accuracy = (predictions == targets).sum(-1).double() / len(x)
-        return Evaluation(loss.mean(-1), accuracy, predictions.long())
+        return Evaluation(loss.mean(-1), accuracy, predictions)
     spread = targets.double() - targets.double().mean(-1, keepdim=True)
     score = 1 - loss.sum(-1) / (spread * spread).sum(-1)
     return Evaluation(loss.mean(-1), score, predictions)
@@ -58,11 +59,10 @@ def evaluate(
 
 def outputs(parameters: Parameters, given: Sequence[Statistics], x: Tensor, structure: Structure) -> Tensor:
     """Logits of every run [run, out, sample] on rows x [sample, in], by the given statistics."""
-    found = []
-    for here, own, statistics in _groups(parameters, given):
-        rows = x.T.expand(here.stop - here.start, -1, -1)
-        found.append(forward(own, rows, structure, statistics).logits)
-    return torch.cat(found)
+    with quiet():
+        groups = _groups(parameters, given)
+        found = [forward(own, as_arrays(x).T[None], structure, statistics).logits for _, own, statistics in groups]
+    return torch.cat(as_tensors(found))
 
 
 def population_statistics(parameters: Parameters, x: Tensor, structure: Structure) -> list[Statistics]:
@@ -72,22 +72,24 @@ def population_statistics(parameters: Parameters, x: Tensor, structure: Structur
     """
     if not structure.normalizes:
         return []
-    size = structure.batch_size
+    size, rows = structure.batch_size, as_arrays(x)
     starts = range(0, len(x) - size + 1, size)
     found: list[list[Statistics]] = []
-    for _, own, _ in _groups(parameters, None):
-        n_runs = own["weight1"].shape[0]
-        batches = [forward(own, x[s : s + size].T.expand(n_runs, -1, -1), structure).statistics for s in starts]
-        found.append(
-            [
-                Statistics(
-                    torch.stack([s.mean for s in layer], -1).mean(-1),
-                    torch.stack([s.variance for s in layer], -1).mean(-1) * (size / (size - 1)),
-                )
-                for layer in zip(*batches, strict=True)
-            ]
-        )
-    return [Statistics(*(torch.cat(parts) for parts in zip(*layer, strict=True))) for layer in zip(*found, strict=True)]
+    with quiet():
+        for _, own, _ in _groups(parameters, None):
+            batches = [forward(own, rows[s : s + size].T[None], structure).statistics for s in starts]
+            found.append([_population(layer, size) for layer in zip(*batches, strict=True)])
+    return [
+        Statistics(*(torch.cat(as_tensors(list(parts))) for parts in zip(*layer, strict=True)))
+        for layer in zip(*found, strict=True)
+    ]
+
+
+def _population(batches: Sequence[Statistics], size: int) -> Statistics:
+    """Alg. 2's E[x] and Var[x] of a layer from the statistics of its batches."""
+    stack = library(batches[0].mean).stack
+    mean, variance = (over_samples(stack(parts, -1)) / len(batches) for parts in zip(*batches, strict=True))
+    return Statistics(mean, variance * (size / (size - 1)))
 
 
 def probe_rows(n_train: int, probe: int) -> list[int]:
@@ -99,23 +101,23 @@ def probe_rows(n_train: int, probe: int) -> list[int]:
 def _groups(
     parameters: Parameters, given: Sequence[Statistics] | None
 ) -> Iterator[tuple[slice, Parameters, list[Statistics] | None]]:
-    """Runs that are evaluated together: each alone on a CPU, all at once elsewhere."""
+    """Runs that are evaluated together, as arrays: each alone on a CPU, all at once elsewhere."""
     n_runs = parameters["weight1"].shape[0]
     together = 1 if parameters["weight1"].device.type == "cpu" else n_runs
+    parameters, given = as_arrays((parameters, given))
     for start in range(0, n_runs, together):
         here = slice(start, start + together)
         statistics = None if given is None else [Statistics(s.mean[here], s.variance[here]) for s in given]
-        yield here, {name: tensor[here] for name, tensor in parameters.items()}, statistics
+        yield here, {name: array[here] for name, array in parameters.items()}, statistics
 
 
 def _chunks(
-    own: Parameters, given: list[Statistics] | None, x: Tensor, targets: Tensor, structure: Structure
-) -> Iterator[Tensor]:
-    """Yield [run, 2, sample] for each chunk: losses and predictions."""
-    n_runs = own["weight1"].shape[0]
+    own: Parameters, given: list[Statistics] | None, x: Array, targets: Array, structure: Structure
+) -> Iterator[tuple[Array, Array]]:
+    """Yield losses and predictions [run, sample] of each chunk."""
     for start in range(0, len(x), CHUNK):
-        rows = x[start : start + CHUNK].T.expand(n_runs, -1, -1)
-        logits = forward(own, rows, structure, given).logits
-        loss = losses(logits, targets[:, start : start + CHUNK], structure)
-        predictions = logits.max(1).indices.to(loss) if structure.shape.task == "classification" else logits[:, 0]
-        yield torch.stack([loss, predictions], 1)
+        here = slice(start, start + CHUNK)
+        logits = forward(own, x[here].T[None], structure, given).logits
+        classes = structure.shape.task == "classification"
+        predictions = library(logits).argmax(logits, 1) if classes else logits[:, 0]
+        yield losses(logits, targets[:, here], structure), predictions

@@ -3,10 +3,8 @@
 Shapes: activations [run, unit, sample], weights [run, out, in], biases, γ and β [run, out]. Layers count from 1, the
 last is the output. Parameters live in a dict: ``weight1``, ``bias1``, ``gamma1``, ``beta1``, ``weight2``, …
 
-Nothing here reduces over runs, and every operation gives a run the same bits whatever its neighbours. That leans on
-facts about torch's CPU kernels which tests/test_stack_invariance.py holds fast: products are exact when inputs and
-samples are multiples of four; ``tanh`` is exact, ``torch.sigmoid`` is not (its vector body and
-its scalar tail round differently).
+Nothing here reduces over runs. On a CPU every operation gives a run the same bits whatever its neighbours, because of
+how ``bnexp.arrays`` computes; tests/test_stack_invariance.py holds it fast.
 """
 
 from __future__ import annotations
@@ -18,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from bnexp.arrays import Array, as_tensors, computed_by_numpy, library, over_classes, picked, product
 from bnexp.noise import Noise, apply_noise
 from bnexp.norms import (
     Statistics,
@@ -32,19 +30,19 @@ from bnexp.norms import (
 from bnexp.plan import Run, Structure
 from bnexp.rng import stream
 
-Parameters = dict[str, Tensor]
-Taps = list[dict[str, Tensor]]
+Parameters = dict[str, Array]
+Taps = list[dict[str, Array]]
 
 
 class Batch(NamedTuple):
-    """What one step trains on: x [run, in, sample], targets [run, sample], and how norms treat it.
+    """What one step trains on: x [group, in, sample], targets [run, sample], and how norms treat it.
 
-    ``ghost_size``: the norm looks at groups of that many samples, each alone; 0 means all samples together. ``noise``:
+    Each group of consecutive runs shares its rows x; there may be as many groups as runs. ``ghost_size``: the norm looks at groups of that many samples, each alone; 0 means all samples together. ``noise``:
     of each hidden layer, after its norm; empty for none.
     """
 
-    x: Tensor
-    targets: Tensor
+    x: Array
+    targets: Array
     ghost_size: int = 0
     noise: Sequence[Noise] = ()
 
@@ -55,55 +53,57 @@ class Pass(NamedTuple):
     With ghosts the statistics are [run, unit, ghost]. ``outputs``: what each hidden layer hands to the next.
     """
 
-    logits: Tensor
+    logits: Array
     statistics: list[Statistics]
     taps: Taps
-    outputs: list[Tensor]
+    outputs: list[Array]
 
 
 class Gradients(NamedTuple):
     """Loss per run [run] (mean over samples), logits, ∂(loss of that run)/∂parameter, batch statistics; detached."""
 
-    loss: Tensor
-    logits: Tensor
+    loss: Array
+    logits: Array
     gradients: Parameters
     statistics: list[Statistics]
 
 
-def sigmoid(a: Tensor) -> Tensor:
-    """1/(1 + exp(−a)) as ½(1 + tanh(a/2)): the same bits in a vector's body and in its tail."""
-    return 0.5 * (1 + torch.tanh(0.5 * a))
+def sigmoid(a: Array) -> Array:
+    """1/(1 + exp(−a)) as ½(1 + tanh(a/2))."""
+    if not isinstance(a, np.ndarray):
+        return torch.sigmoid(a)
+    found = a * 0.5
+    np.tanh(found, out=found)
+    found += 1
+    found *= 0.5
+    return found
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+def relu(a: Array) -> Array:
+    """max(a, 0)."""
+    return np.maximum(a, 0) if isinstance(a, np.ndarray) else torch.relu(a)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": sigmoid,
-    "tanh": torch.tanh,
-    "relu": torch.relu,
+    "tanh": lambda a: library(a).tanh(a),
+    "relu": relu,
     "linear": lambda a: a,
 }
 
 
-def product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-    """W·x + b for every run: [run, out, in] × [run, in, sample] → [run, out, sample].
-
-    Inputs and samples are padded with zeros to multiples of four: the matrix kernels then give each run the same bits
-    whatever the number of runs, forward and backward.
-    """
-    n = x.shape[-1]
-    weight, x = padded(weight, last=True), padded(x)
-    y = torch.bmm(weight, x) if bias is None else torch.baddbmm(bias[:, :, None], weight, x)
-    return y[:, :, :n].contiguous() if n % 4 else y
+def linear(weight: Array, x: Array, bias: Array | None) -> Array:
+    """W·x + b for every run: [run, out, in] × [group, in, sample] → [run, out, sample]."""
+    y = product(weight, x)
+    if bias is not None:
+        y += bias[:, :, None]
+    return y
 
 
-def padded(tensor: Tensor, last: bool = False) -> Tensor:
-    """Zeros up to multiples of four behind the last two axes, or the last alone; the same tensor if none are needed."""
-    rows, columns = (0 if last else -tensor.shape[1] % 4), -tensor.shape[2] % 4
-    return F.pad(tensor, (0, columns, 0, rows)) if rows or columns else tensor
-
-
+@computed_by_numpy
 def forward(
-    parameters: Mapping[str, Tensor],
-    x: Tensor,
+    parameters: Mapping[str, Array],
+    x: Array,
     structure: Structure,
     given: Sequence[Statistics] | None = None,
     *,
@@ -111,7 +111,7 @@ def forward(
     noise: Sequence[Noise] = (),
     with_taps: bool = False,
 ) -> Pass:
-    """Run the network on x [run, in, sample].
+    """Run the network on x [group, in, sample].
 
     Norms use the batch's own statistics, or the ``given`` ones, one per hidden layer (running or population).
     With taps, each layer's dict holds what exists there, in reading order: pre: preactivation, standardized, affine,
@@ -123,7 +123,7 @@ def forward(
     outputs: list[Tensor] = []
     for layer in range(1, structure.n_layers):
         here: dict[str, Tensor] = {}
-        x = here["preactivation"] = product(parameters[f"weight{layer}"], x, parameters.get(f"bias{layer}"))
+        x = here["preactivation"] = linear(parameters[f"weight{layer}"], x, parameters.get(f"bias{layer}"))
         if structure.placement == "post":
             x = here["activation"] = g(x)
         if structure.normalizes:
@@ -142,27 +142,34 @@ def forward(
         if with_taps:
             taps.append(here)
             outputs.append(x)
-    logits = product(parameters[f"weight{structure.n_layers}"], x, parameters[f"bias{structure.n_layers}"])
+    logits = linear(parameters[f"weight{structure.n_layers}"], x, parameters[f"bias{structure.n_layers}"])
     if with_taps:
         taps.append({"preactivation": logits})
     return Pass(logits, statistics, taps, outputs)
 
 
-def _normalize(a: Tensor, structure: Structure, ghost_size: int) -> tuple[Tensor, Statistics]:
+def _normalize(a: Array, structure: Structure, ghost_size: int) -> tuple[Array, Statistics]:
     """â by the batch's own statistics, or each ghost's; and these statistics, [run, unit] or [run, unit, ghost]."""
     found, statistics = normalize_by_batch(as_ghosts(a, ghost_size), structure.center, structure.scale, structure.eps)
     if not ghost_size:
         return found, statistics
     shape = (*a.shape[:2], -1)
-    return found.view(a.shape), Statistics(statistics.mean.view(shape), statistics.variance.view(shape))
+    return found.reshape(a.shape), Statistics(statistics.mean.reshape(shape), statistics.variance.reshape(shape))
 
 
-def losses(logits: Tensor, targets: Tensor, structure: Structure) -> Tensor:
+def losses(logits: Array, targets: Array, structure: Structure) -> Array:
     """Loss of each sample [run, sample]: cross-entropy in nats of integer targets, or the squared error."""
     if structure.shape.task == "classification":
-        return -torch.log_softmax(logits, 1).gather(1, targets[:, None, :]).squeeze(1)
-    error = logits.squeeze(1) - targets
+        return -picked(log_softmax(logits), targets)
+    error = logits[:, 0] - targets
     return error * error
+
+
+def log_softmax(logits: Array) -> Array:
+    """ln(exp(z) / Σ exp(z)) over classes, shape [run, class, sample]; the largest logit is taken off first."""
+    xp = library(logits)
+    shifted = logits - xp.amax(logits, 1)[:, None]
+    return shifted - xp.log(over_classes(xp.exp(shifted)))
 
 
 def loss_and_gradients_by_autograd(parameters: Parameters, batch: Batch, structure: Structure) -> Gradients:
@@ -170,13 +177,13 @@ def loss_and_gradients_by_autograd(parameters: Parameters, batch: Batch, structu
 
     Autograd needs one number, so the losses are summed over runs; no run's gradient depends on another's loss.
     """
-    leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
+    batch = as_tensors(batch)
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in as_tensors(parameters).items()}
     result = forward(leaves, batch.x, structure, ghost_size=batch.ghost_size, noise=batch.noise)
     loss = losses(result.logits, batch.targets, structure).mean(-1)
     gradients = torch.autograd.grad(loss.sum(), list(leaves.values()))
-    return Gradients(
-        loss.detach(), result.logits.detach(), dict(zip(leaves, gradients, strict=True)), result.statistics
-    )
+    statistics = [Statistics(s.mean.detach(), s.variance.detach()) for s in result.statistics]
+    return Gradients(loss.detach(), result.logits.detach(), dict(zip(leaves, gradients, strict=True)), statistics)
 
 
 # --- initialisation ---------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from bnexp.arrays import Array, library, over_samples
 from bnexp.rng import stream
 
 MEAN_RANGE = 0.5  # n_μ of the paper
@@ -31,8 +31,8 @@ SCALE_SD = 0.1  # r_σ
 class Noise(NamedTuple):
     """Noise of one hidden layer: ``scale`` s and ``shift`` m, each [run, unit, sample]."""
 
-    scale: Tensor
-    shift: Tensor
+    scale: Array
+    shift: Array
 
 
 def draw_noise(seed: int, step: int, hidden: Sequence[int], n: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -47,12 +47,12 @@ def draw_noise(seed: int, step: int, hidden: Sequence[int], n: int) -> list[tupl
     return drawn
 
 
-def apply_noise(y: Tensor, noise: Noise, in_own_units: bool) -> Tensor:
+def apply_noise(y: Array, noise: Noise, in_own_units: bool) -> Array:
     """Return y′ of y [run, unit, sample]; ``in_own_units``: the norm scales, so y is in units of its SD already."""
     if in_own_units:
-        return torch.addcmul(noise.shift, y, noise.scale)
-    fixed = y.detach()
-    mean = fixed.mean(-1, keepdim=True)
+        return y * noise.scale + noise.shift
+    fixed = y if isinstance(y, np.ndarray) else y.detach()
+    mean = (over_samples(fixed) / y.shape[-1])[:, :, None]
     deviation = fixed - mean
-    sd = (deviation * deviation).mean(-1, keepdim=True).sqrt()
+    sd = library(y).sqrt(over_samples(deviation * deviation) / y.shape[-1])[:, :, None]
     return mean + noise.scale * (y - mean) + noise.shift * sd

@@ -21,15 +21,14 @@ a balanced class that x and −x share (XOR) a cross-entropy of at least ln 2, b
 argument of g off its centre, and the property is gone. A relu is not odd; after the activation centring undoes nothing
 that the next layer's bias cannot restore. With random minibatches the symmetry holds up to sampling noise.
 
-Activations are laid out [run, unit, sample], so that a norm over the batch is a layer norm over the last axis.
+Activations are laid out [run, unit, sample]: a batch is the last axis.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from bnexp.arrays import Array, library, over_samples
 
 
 class Switches(NamedTuple):
@@ -62,86 +61,80 @@ NORMS = {
 class Statistics(NamedTuple):
     """Mean and biased variance per unit, each of shape [run, unit]."""
 
-    mean: Tensor
-    variance: Tensor
+    mean: Array
+    variance: Array
 
 
-def normalize_by_batch(a: Tensor, center: bool, scale: bool, eps: float) -> tuple[Tensor, Statistics]:
-    """Return â = (a − c·μ)(s/sqrt(σ²+ε) + 1 − s) by the batch's own statistics, and these, detached.
+def normalize_by_batch(a: Array, center: bool, scale: bool, eps: float) -> tuple[Array, Statistics]:
+    """Return â = (a − c·μ)(s/sqrt(σ²+ε) + 1 − s) by the batch's own statistics, and these.
 
     ``a`` has shape [run, unit, sample]. Gradients flow through μ and σ² as in Ioffe & Szegedy's sec. 3.
     """
-    import torch  # the plan reads the table above without loading torch
-
-    if center and scale:
-        # Batch norm in this layout is torch's fused layer norm; the variance comes back as 1/sqrt(σ² + ε).
-        normalized, mean, inverse = torch.native_layer_norm(a, [a.shape[-1]], None, None, eps)
-        variance = (inverse.detach().squeeze(-1) ** -2 - eps).clamp_min(0)
-        return normalized, Statistics(mean.detach().squeeze(-1), variance)
-    mean = a.mean(-1, keepdim=True)
-    centered = a - mean
-    variance = (centered * centered).mean(-1, keepdim=True)
-    statistics = Statistics(mean.detach().squeeze(-1), variance.detach().squeeze(-1))
+    n = a.shape[-1]
+    mean = over_samples(a) / n
+    centered = a - mean[:, :, None]
+    variance = over_samples(centered * centered) / n
+    normalized = centered if center else a
     if scale:
-        return a / torch.sqrt(variance + eps), statistics
-    return (centered if center else a), statistics
+        normalized = normalized / library(a).sqrt(variance + eps)[:, :, None]
+    return normalized, Statistics(mean, variance)
 
 
-def as_ghosts(a: Tensor, ghost_size: int) -> Tensor:
+def as_ghosts(a: Array, ghost_size: int) -> Array:
     """[run, unit, sample] → [run, unit × ghost, ghost_size]: each ghost batch a unit of its own (Hoffer et al. 2017).
 
-    The same tensor if ``ghost_size`` is 0; it divides the number of samples.
+    The same array if ``ghost_size`` is 0; it divides the number of samples.
     """
     return a.reshape(a.shape[0], -1, ghost_size) if ghost_size else a
 
 
 def gradient_by_batch(
-    gradient: Tensor, a: Tensor, statistics: Statistics, center: bool, scale: bool, eps: float
-) -> Tensor:
-    """∂loss/∂a from ∂loss/∂â, through the batch's own μ and σ² (Ioffe & Szegedy's sec. 3); shapes as above.
+    gradient: Array, a: Array, normalized: Array, statistics: Statistics, center: bool, scale: bool, eps: float
+) -> tuple[Array, Array, Array]:
+    """∂loss/∂a from ∂loss/∂â, through the batch's own μ and σ² (Ioffe & Szegedy's sec. 3); Σg and Σg·â over samples.
 
-    With r = 1/sqrt(σ² + ε) and means over samples: both: r(g − mean(g) − â·mean(g·â)); centre: g − mean(g);
-    scale: r·g − r³(a − μ)·mean(g·a).
+    With g = ∂loss/∂â, r = 1/sqrt(σ² + ε) and means over samples: both: r(g − mean(g) − â·mean(g·â)); centre: g −
+    mean(g); scale: r(g − r(a − μ)·mean(g·â)). The two sums are [run, unit]: of ∂loss/∂y they are β's and γ's gradients.
     """
-    import torch
-
-    if center and scale:
-        mean, inverse = statistics.mean[:, :, None], torch.rsqrt(statistics.variance + eps)[:, :, None]
-        backward = torch.ops.aten.native_layer_norm_backward
-        found: Tensor = backward(gradient, a, [a.shape[-1]], mean, inverse, None, None, [True, False, False])[0]
-        return found
+    n = a.shape[-1]
+    total, pull = over_samples(gradient), over_samples(gradient * normalized)
+    if not scale:
+        return gradient - (total / n)[:, :, None], total, pull
+    inverse = 1 / library(a).sqrt(statistics.variance + eps)
     if center:
-        return gradient - gradient.mean(-1, keepdim=True)
-    inverse = 1 / torch.sqrt(statistics.variance + eps)[:, :, None]
-    pull = inverse * inverse * inverse * (gradient * a).mean(-1, keepdim=True)
-    return gradient * inverse - (a - statistics.mean[:, :, None]) * pull
+        found = normalized * (pull / -n)[:, :, None]
+        found += gradient
+        found -= (total / n)[:, :, None]
+    else:
+        found = (a - statistics.mean[:, :, None]) * (inverse * pull / -n)[:, :, None]
+        found += gradient
+    found *= inverse[:, :, None]
+    return found, total, pull
 
 
-def normalize_by_statistics(a: Tensor, statistics: Statistics, center: bool, scale: bool, eps: float) -> Tensor:
+def normalize_by_statistics(a: Array, statistics: Statistics, center: bool, scale: bool, eps: float) -> Array:
     """Return â by given statistics, as ``model.eval()`` does with the running ones; shapes as above."""
-    import torch
-
     if center:
         a = a - statistics.mean[:, :, None]
     if scale:
-        a = a / torch.sqrt(statistics.variance[:, :, None] + eps)
+        a = a / library(a).sqrt(statistics.variance[:, :, None] + eps)
     return a
 
 
-def affine_transform(normalized: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+def affine_transform(normalized: Array, gamma: Array, beta: Array) -> Array:
     """Return y = γ·â + β, γ and β of shape [run, unit]."""
-    import torch
+    y = normalized * gamma[:, :, None]
+    y += beta[:, :, None]
+    return y
 
-    return torch.addcmul(beta[:, :, None], normalized, gamma[:, :, None])
 
-
-def update_running(running: Statistics, batch: Statistics, momentum: Tensor, batch_size: int) -> Statistics:
+def update_running(running: Statistics, batch: Statistics, momentum: Array, batch_size: int) -> Statistics:
     """Move running statistics towards the batch's as torch.nn.BatchNorm1d does: r ← (1 − m)·r + m·batch.
 
     The running variance uses the unbiased batch variance, σ²·B/(B − 1); ``momentum`` has shape [run, 1]. Statistics of
     ghosts [run, unit, ghost] move it one after the other (Hoffer et al. 2017, Alg. 1); B is then a ghost's size.
     """
-    if batch.mean.dim() == 3:
+    if batch.mean.ndim == 3:
         for ghost in range(batch.mean.shape[-1]):
             one = Statistics(batch.mean[..., ghost], batch.variance[..., ghost])
             running = update_running(running, one, momentum, batch_size)

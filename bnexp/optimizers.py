@@ -1,8 +1,7 @@
 """Update rules as pairs of functions, with one learning rate per run.
 
 ``init(parameters) -> state`` and ``update(parameters, gradients, state, knobs, lr)``; parameters and state change in
-place, and no run's update reads another's numbers. Plain products and sums only: fused kernels round
-differently in a vector's tail, and a stacked run must equal the same run alone.
+place, and no run's update reads another's numbers. Plain products and sums only, for NumPy arrays and tensors alike.
 """
 
 from __future__ import annotations
@@ -13,25 +12,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bnexp.arrays import Array, library, subtract_product
 from bnexp.network import Parameters
 from bnexp.plan import Run, Structure
 from bnexp.trained import trained_masks
 
-State = dict[str, Tensor]
+State = dict[str, Array]
 
 
 class Knobs(NamedTuple):
-    """What an update needs to know of each run, as tensors of shape [run].
+    """What an update needs to know of each run, as arrays of shape [run].
 
     ``masks``: for parameters that some run does not train, 1 where it is trained, else 0; it broadcasts to the
     parameter. Parameters that all runs train have none.
     """
 
-    momentum: Tensor
-    weight_decay: Tensor
-    norm_decay: Tensor
-    adam_eps: Tensor
-    masks: Mapping[str, Tensor]
+    momentum: Array
+    weight_decay: Array
+    norm_decay: Array
+    adam_eps: Array
+    masks: Mapping[str, Array]
     # Whether any run of the stack uses the knob; leaving out a product with 0 or 1 changes no bit.
     any_momentum: bool
     any_weight_decay: bool
@@ -42,7 +42,7 @@ class Optimizer(NamedTuple):
     """An update rule: two functions that know nothing but their arguments."""
 
     init: Callable[[Parameters], State]
-    update: Callable[[Parameters, Parameters, State, Knobs, Tensor], None]
+    update: Callable[[Parameters, Parameters, State, Knobs, Array], None]
 
 
 def make_knobs(structure: Structure, runs: Sequence[Run], dtype: torch.dtype, device: torch.device) -> Knobs:
@@ -75,16 +75,17 @@ def make_optimizer(structure: Structure) -> Optimizer:
 def _sgd(nesterov: bool) -> Optimizer:
     """torch.optim.SGD: v ← m·v + g; w ← w − lr·v (nesterov: lr·(g + m·v)); g includes the decay."""
 
-    def update(parameters: Parameters, gradients: Parameters, state: State, knobs: Knobs, lr: Tensor) -> None:
+    def update(parameters: Parameters, gradients: Parameters, state: State, knobs: Knobs, lr: Array) -> None:
         for name, parameter in parameters.items():
             step = _decayed(name, parameter, gradients[name], knobs)
             if knobs.any_momentum:
                 velocity, momentum = state[name], _like(knobs.momentum, parameter)
-                velocity.mul_(momentum).add_(step)
+                velocity *= momentum
+                velocity += step
                 step = step + momentum * velocity if nesterov else velocity
-            parameter.sub_(_like(lr, parameter) * step)
+            subtract_product(parameter, _like(lr, parameter), step)
 
-    return Optimizer(lambda parameters: {name: torch.zeros_like(p) for name, p in parameters.items()}, update)
+    return Optimizer(lambda parameters: {name: library(p).zeros_like(p) for name, p in parameters.items()}, update)
 
 
 def _adam(decay1: float, decay2: float) -> Optimizer:
@@ -94,25 +95,30 @@ def _adam(decay1: float, decay2: float) -> Optimizer:
     """
 
     def init(parameters: Parameters) -> State:
-        moments = {f"{moment}.{name}": torch.zeros_like(p) for moment in "mv" for name, p in parameters.items()}
-        return {**moments, "t": torch.zeros((), dtype=torch.float64)}
+        xp = library(parameters["weight1"])
+        moments = {f"{moment}.{name}": xp.zeros_like(p) for moment in "mv" for name, p in parameters.items()}
+        return {**moments, "t": xp.zeros((), dtype=xp.float64)}
 
-    def update(parameters: Parameters, gradients: Parameters, state: State, knobs: Knobs, lr: Tensor) -> None:
+    def update(parameters: Parameters, gradients: Parameters, state: State, knobs: Knobs, lr: Array) -> None:
         state["t"] += 1
         t = state["t"].item()
         correction1, correction2 = 1 - decay1**t, (1 - decay2**t) ** 0.5
         for name, parameter in parameters.items():
             gradient = _decayed(name, parameter, gradients[name], knobs)
             m, v = state[f"m.{name}"], state[f"v.{name}"]
-            m.mul_(decay1).add_(gradient * (1 - decay1))
-            v.mul_(decay2).add_(gradient * gradient * (1 - decay2))
-            denominator = v.sqrt().div_(correction2).add_(_like(knobs.adam_eps, parameter))
-            parameter.sub_(_like(lr / correction1, parameter) * (m / denominator))
+            m *= decay1
+            m += gradient * (1 - decay1)
+            v *= decay2
+            v += gradient * gradient * (1 - decay2)
+            denominator = library(v).sqrt(v)
+            denominator /= correction2
+            denominator += _like(knobs.adam_eps, parameter)
+            subtract_product(parameter, _like(lr / correction1, parameter), m / denominator)
 
     return Optimizer(init, update)
 
 
-def _decayed(name: str, parameter: Tensor, gradient: Tensor, knobs: Knobs) -> Tensor:
+def _decayed(name: str, parameter: Array, gradient: Array, knobs: Knobs) -> Array:
     """The gradient with L2 decay (weights: weight_decay; γ, β: norm_decay), zero where a number is not trained."""
     if name.startswith("weight") and knobs.any_weight_decay:
         gradient = gradient + _like(knobs.weight_decay, parameter) * parameter
@@ -121,6 +127,6 @@ def _decayed(name: str, parameter: Tensor, gradient: Tensor, knobs: Knobs) -> Te
     return gradient * knobs.masks[name] if name in knobs.masks else gradient
 
 
-def _like(per_run: Tensor, parameter: Tensor) -> Tensor:
+def _like(per_run: Array, parameter: Array) -> Array:
     """Shape [run] → [run, 1, …] to multiply a parameter."""
-    return per_run.view(-1, *[1] * (parameter.dim() - 1))
+    return per_run.reshape(-1, *[1] * (parameter.ndim - 1))

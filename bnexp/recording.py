@@ -88,6 +88,15 @@ class Recorder:
 
     # --- inside an epoch ----------------------------------------------------------------------------------------------
 
+    def reads_next_step(self, epoch: int) -> bool:
+        """Whether some measure looks at the first step of this epoch."""
+        return any(m.read_step and self.due(options["every"], epoch, first=1) for m, options in self.measures)
+
+    @property
+    def traces_steps(self) -> bool:
+        """Whether some measure reads every so many steps."""
+        return any(m.trace and options["steps"] for m, options in self.measures)
+
     def before_first_step(self, step: NextStep) -> None:
         """Let the measures look that read the first step of an epoch."""
         for measure, options in self.measures:

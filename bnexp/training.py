@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from bnexp.arrays import Array, as_arrays, as_tensors, library, over_samples, quiet
 from bnexp.batches import Rows
 from bnexp.data import Dataset
 from bnexp.gradients import loss_and_gradients
@@ -34,16 +35,19 @@ def train(
     """Train a stack and yield an Epoch for the initialisation (number 0) and after every epoch."""
     structure, runs = stack.structure, stack.runs
     rows = Rows(structure, runs, dataset, dtype, device)
-    parameters = initialize(structure, runs, dtype)
-    identities = init_ids(parameters, structure)
-    parameters = {name: tensor.to(device) for name, tensor in parameters.items()}
-    running = [Statistics(*(t.to(device) for t in s)) for s in initial_running(structure, len(runs), dtype)]
-    calibrate(parameters, running, structure, runs, rows.train_x.T)
+    tensors = initialize(structure, runs, dtype)
+    identities = init_ids(tensors, structure)
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    start = [Statistics(*(t.to(device) for t in s)) for s in initial_running(structure, len(runs), dtype)]
+    calibrate(tensors, start, structure, runs, rows.train_x.T)
 
-    knobs, optimizer = make_knobs(structure, runs, dtype, device), make_optimizer(structure)
+    # From here on arrays: NumPy's on a CPU. They share their memory with the tensors, and steps change them in place.
+    optimizer, knobs = make_optimizer(structure), as_arrays(make_knobs(structure, runs, dtype, device))
+    parameters, running = as_arrays(tensors), as_arrays(start)
     state = optimizer.init(parameters)
-    keep = torch.tensor([[run.setting.model.statistics_momentum] for run in runs], dtype=dtype, device=device)
-    nan = torch.tensor(math.nan, dtype=dtype, device=device)
+    keep = as_arrays(
+        torch.tensor([[run.setting.model.statistics_momentum] for run in runs], dtype=dtype, device=device)
+    )
     recorder = Recorder(structure, runs, rows, options)
     diverged: list[int | None] = [None] * len(runs)
     last: LastStep | None = None
@@ -51,30 +55,33 @@ def train(
 
     for epoch in range(structure.epochs + 1):
         if epoch > 0:
-            rates = learning_rates(runs, structure, epoch, dtype, device)
+            rates = as_arrays(learning_rates(runs, structure, epoch, dtype, device))
             minibatches = _Sums()
-            for index, batch in enumerate(rows.minibatches(epoch), start=1):
-                if index == 1:
-                    recorder.before_first_step(
-                        NextStep(epoch, parameters, batch, optimizer, state, knobs, rates, structure, runs, {})
-                    )
-                step = loss_and_gradients(parameters, batch, structure)
-                # A learning rate of NaN stops a run whose loss is no number: every parameter becomes NaN.
-                lr = torch.where(step.loss.isfinite(), rates, nan)
-                if index == structure.steps_per_epoch and recorder.reads_last_step(epoch):
-                    before = {name: tensor.clone() for name, tensor in parameters.items()}
-                    last = LastStep(before, step.gradients, lr)
-                optimizer.update(parameters, step.gradients, state, knobs, lr)
-                size = structure.ghost_size or batch.x.shape[-1]
-                running = [
-                    update_running(old, new, keep, size) for old, new in zip(running, step.statistics, strict=True)
-                ]
-                minibatches.add(step.loss, step.logits, batch.targets, structure)
-                recorder.after_step(epoch, (epoch - 1) * structure.steps_per_epoch + index, parameters, running)
-            finite = all_finite(parameters).tolist()
+            with quiet():
+                for index, batch in enumerate(rows.minibatches(epoch), start=1):
+                    if index == 1 and recorder.reads_next_step(epoch):
+                        now = (parameters, batch, optimizer, state, knobs, rates)
+                        recorder.before_first_step(NextStep(epoch, *as_tensors(now), structure, runs, {}))
+                    step = loss_and_gradients(parameters, batch, structure)
+                    # A learning rate of NaN stops a run whose loss is no number: every parameter becomes NaN.
+                    xp = library(step.loss)
+                    lr = xp.where(xp.isfinite(step.loss), rates, math.nan)
+                    if index == structure.steps_per_epoch and recorder.reads_last_step(epoch):
+                        before = {name: tensor.clone() for name, tensor in tensors.items()}
+                        last = LastStep(before, *as_tensors((step.gradients, lr)))
+                    optimizer.update(parameters, step.gradients, state, knobs, lr)
+                    size = structure.ghost_size or batch.x.shape[-1]
+                    running = [
+                        update_running(old, new, keep, size) for old, new in zip(running, step.statistics, strict=True)
+                    ]
+                    minibatches.add(step.loss, step.logits, batch.targets, structure)
+                    if recorder.traces_steps:
+                        count = (epoch - 1) * structure.steps_per_epoch + index
+                        recorder.after_step(epoch, count, tensors, as_tensors(running))
+            finite = all_finite(tensors).tolist()
             diverged = [epoch if at is None and not ok else at for at, ok in zip(diverged, finite, strict=True)]
-        means = minibatches.means() if minibatches else None
-        now = State(parameters, running, last, means, diverged, identities)
+        means = as_tensors(minibatches.means()) if minibatches else None
+        now = State(tensors, as_tensors(running), last, means, diverged, identities)
         yield recorder.epoch(epoch, now)
         if all(at is not None for at in diverged) and epoch < structure.epochs:
             yield recorder.last(now)
@@ -94,34 +101,42 @@ def is_exact(stack: Stack, dataset: Dataset) -> bool:
 
 def _three_steps(structure: Structure, runs: Sequence[Run], dataset: Dataset) -> Parameters:
     device, dtype = torch.device("cpu"), torch.float32
-    rows, parameters = Rows(structure, runs, dataset, dtype, device), initialize(structure, runs, dtype)
-    knobs, optimizer = make_knobs(structure, runs, dtype, device), make_optimizer(structure)
-    state, lr = optimizer.init(parameters), torch.full((len(runs),), 0.1)
-    for batch in itertools.islice(rows.minibatches(1), 3):
-        step = loss_and_gradients(parameters, batch, structure)
-        optimizer.update(parameters, step.gradients, state, knobs, lr)
-    return parameters
+    rows, tensors = Rows(structure, runs, dataset, dtype, device), initialize(structure, runs, dtype)
+    knobs, optimizer = as_arrays(make_knobs(structure, runs, dtype, device)), make_optimizer(structure)
+    parameters, lr = as_arrays(tensors), as_arrays(torch.full((len(runs),), 0.1))
+    state = optimizer.init(parameters)
+    with quiet():
+        for batch in itertools.islice(rows.minibatches(1), 3):
+            step = loss_and_gradients(parameters, batch, structure)
+            optimizer.update(parameters, step.gradients, state, knobs, lr)
+    return tensors
 
 
 class _Sums:
     """Losses and correct predictions of an epoch's minibatches, per run."""
 
     def __init__(self) -> None:
-        self._losses: list[Tensor] = []
-        self._correct: list[Tensor] = []
+        self._losses: list[Array] = []
+        self._correct: list[Array] = []
 
-    def add(self, loss: Tensor, logits: Tensor, targets: Tensor, structure: Structure) -> None:
+    def add(self, loss: Array, logits: Array, targets: Array, structure: Structure) -> None:
         self._losses.append(loss)
         if structure.shape.task == "classification":
-            self._correct.append((logits.max(1).indices == targets).sum(-1) / targets.shape[-1])
+            correct = library(logits).argmax(logits, 1) == targets
+            self._correct.append(correct.sum(-1) / targets.shape[-1])
 
-    def means(self) -> dict[str, Tensor]:
-        """Mean over minibatches. A regression target has variance 1 over the training rows, so R² = 1 − loss."""
-        # The run axis comes first: sums over the last axis do not depend on the number of runs.
-        loss = torch.stack(self._losses, 1).mean(-1)
+    def means(self) -> dict[str, Array]:
+        """Mean over minibatches, in float64. A regression target has variance 1 over its rows, so R² = 1 − loss."""
+        loss = _mean(self._losses)
         if self._correct:
-            return {"train_loss": loss, "train_accuracy": torch.stack(self._correct, 1).mean(-1)}
+            return {"train_loss": loss, "train_accuracy": _mean(self._correct)}
         return {"train_loss": loss, "train_r2": 1 - loss}
+
+
+def _mean(steps: Sequence[Array]) -> Array:
+    """Mean over steps of values [run]."""
+    xp = library(steps[0])
+    return over_samples(xp.stack(steps, 1)[:, None])[:, 0] / len(steps)
 
 
 def learning_rates(

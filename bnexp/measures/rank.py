@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bnexp.layout import Column, Table
 from bnexp.measures.base import LAYER, TAP, Measure, Reading, Record, learns_affine
-from bnexp.network import padded
 
 TABLE = Table(
     "rank",
@@ -49,7 +49,7 @@ def ranks(h: Tensor) -> tuple[Tensor, Tensor]:
     """Effective and stable rank, each [run], of h [run, unit, sample]."""
     # Zeros up to multiples of four add eigenvalues 0, and every run's matrix starts on 64 bytes: the solver rounds
     # differently where it does not, so a run's numbers would depend on its place in the stack.
-    h = padded(h)
+    h = F.pad(h, (0, -h.shape[2] % 4, 0, -h.shape[1] % 4))
     if h.shape[1] > h.shape[2]:  # HᵀH has the same eigenvalues but for zeros
         h = h.transpose(1, 2)
     gram = torch.bmm(h, h.transpose(1, 2))

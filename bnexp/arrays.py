@@ -1,0 +1,153 @@
+"""NumPy computes on a CPU, torch elsewhere: one formula for both, and the few operations that they spell differently.
+
+On a CPU, NumPy multiplies stacks of small matrices 2.5 times as fast as torch on AMD (its OpenBLAS uses AVX-512 there,
+torch's MKL does not), takes tanh 12 times as fast, and a call costs a third (tests/benchmarks/LOG.md). And a run then
+has the same bits alone as in any stack: matrices of a stack are multiplied one after the other, each by its own call of
+BLAS, and NumPy's elementwise loops treat the end of an array as its body.
+
+An ``Array`` is a ``numpy.ndarray`` or a ``torch.Tensor``. Formulas use what both understand: operators, slices,
+``swapaxes``, ``sum``, and by ``library`` the functions of one name: ``exp``, ``tanh``, ``sqrt``, ``where``, …
+torch is imported where it is needed: the plan reads ``bnexp.norms``, which stands on this file, without it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+Array: TypeAlias = Any  # np.ndarray | Tensor; no static type says what the two have in common
+ONE_PASS = 1024  # numbers of a run from which a call of torch pays on a CPU: tests/benchmarks/LOG.md
+Kept = TypeVar("Kept")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def library(x: Array) -> Any:
+    """The module whose functions take x: ``numpy`` or ``torch``."""
+    if isinstance(x, np.ndarray):
+        return np
+    import torch
+
+    return torch
+
+
+def as_arrays(value: Kept) -> Kept:
+    """The same nest of dicts, lists and tuples, with a NumPy view in place of each tensor on a CPU."""
+    import torch
+
+    return _mapped(lambda x: x.numpy() if isinstance(x, torch.Tensor) and x.device.type == "cpu" else x, value)
+
+
+def as_tensors(value: Kept) -> Kept:
+    """The same nest, with a tensor in place of each NumPy array; both share their memory."""
+    import torch
+
+    return _mapped(lambda x: torch.from_numpy(x) if isinstance(x, np.ndarray) else x, value)
+
+
+def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _mapped(change, item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_mapped(change, item) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(_mapped(change, item) for item in value)
+    return change(value)
+
+
+def computed_by_numpy(function: Function) -> Function:
+    """Let a function of (parameters, …) hand tensors on a CPU to NumPy, and give tensors back.
+
+    Left alone are arrays, other devices, and parameters that autograd follows. ``__wrapped__`` is the bare function.
+    """
+
+    @functools.wraps(function)
+    def called(parameters: Mapping[str, Array], *arguments: Any, **options: Any) -> Any:
+        sample = parameters["weight1"]
+        if isinstance(sample, np.ndarray) or sample.device.type != "cpu" or sample.requires_grad:
+            return function(parameters, *arguments, **options)
+        with quiet():
+            return as_tensors(function(as_arrays(parameters), *as_arrays(arguments), **as_arrays(options)))
+
+    return called  # type: ignore[return-value]
+
+
+def quiet() -> Any:
+    """A context in which NumPy, like torch, gives inf and nan without a warning: a run that explodes is an outcome."""
+    return np.errstate(all="ignore")
+
+
+# --- sums -------------------------------------------------------------------------------------------------------------
+
+
+def over_samples(x: Array) -> Array:
+    """Σ over the last axis, [run, unit, sample] → [run, unit]."""
+    # A product with ones: NumPy's own sum is six times slower on short rows.
+    return x @ _ones(x.shape[-1], x.dtype) if isinstance(x, np.ndarray) else x.sum(-1)
+
+
+def over_classes(x: Array) -> Array:
+    """Σ over the middle axis, [run, class, sample] → [run, 1, sample]."""
+    return _ones(x.shape[1], x.dtype)[None] @ x if isinstance(x, np.ndarray) else x.sum(1, keepdim=True)
+
+
+@functools.lru_cache(maxsize=64)
+def _ones(n: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    return np.ones(n, dtype)
+
+
+# --- products and picks -----------------------------------------------------------------------------------------------
+
+
+def product(a: Array, b: Array) -> Array:
+    """A·B for every run: [run, m, k] × [group, k, n] → [run, m, n]; each group of consecutive runs shares its B."""
+    if len(a) == len(b):
+        return a @ b
+    runs, m, k = a.shape
+    if isinstance(a, np.ndarray):  # one call of BLAS per run: its bits do not depend on the group
+        return (a.reshape(len(b), -1, m, k) @ b[:, None]).reshape(runs, m, -1)
+    return (a.reshape(len(b), -1, k) @ b).reshape(runs, m, -1)
+
+
+def subtract_product(x: Array, a: Array, b: Array) -> None:
+    """x ← x − a·b in place, elementwise; a may be broadcast to x."""
+    if not isinstance(x, np.ndarray):
+        x.addcmul_(a, b, value=-1)
+    elif x[0].size < ONE_PASS:
+        x -= a * b
+    else:  # torch needs one pass over the memory, NumPy two
+        import torch
+
+        torch.from_numpy(x).addcmul_(torch.from_numpy(a), torch.from_numpy(b), value=-1)
+
+
+def picked(x: Array, classes: Array) -> Array:
+    """x [run, class, sample] at classes [run, sample] → [run, sample]."""
+    return x.reshape(-1)[_places(x, classes)]
+
+
+def minus_one_at(x: Array, classes: Array) -> Array:
+    """x with 1 subtracted at classes [run, sample], in place; x is contiguous."""
+    flat = x.reshape(-1)
+    flat[_places(x, classes)] -= 1
+    return x
+
+
+def _places(x: Array, classes: Array) -> Array:
+    """Index into the flat x of each sample's class."""
+    runs, n_classes, n = x.shape
+    if isinstance(x, np.ndarray):
+        return classes * n + _offsets(runs, n_classes, n)
+    return classes * n + as_tensors(_offsets(runs, n_classes, n)).to(x.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _offsets(runs: int, n_classes: int, n: int) -> np.ndarray[Any, Any]:
+    return np.arange(runs)[:, None] * (n_classes * n) + np.arange(n)
+
+
+def rows_at(x: Array, index: Array) -> Array:
+    """x[index] along the first axis."""
+    return x.take(index, 0) if isinstance(x, np.ndarray) else x[index]
