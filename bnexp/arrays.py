@@ -18,8 +18,14 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+try:
+    from bnexp import kernels
+except ImportError:  # no Numba for this Python yet: NumPy alone computes, more slowly and to other last bits
+    KERNELS = False
+else:
+    KERNELS = True
+
 Array: TypeAlias = Any  # np.ndarray | Tensor; no static type says what the two have in common
-ONE_PASS = 1024  # numbers of a run from which a call of torch pays on a CPU: tests/benchmarks/LOG.md
 Kept = TypeVar("Kept")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -101,26 +107,39 @@ def _ones(n: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
 # --- products and picks -----------------------------------------------------------------------------------------------
 
 
-def product(a: Array, b: Array) -> Array:
+def product(a: Array, b: Array, out: Array | None = None) -> Array:
     """A·B for every run: [run, m, k] × [group, k, n] → [run, m, n]; each group of consecutive runs shares its B."""
-    if len(a) == len(b):
-        return a @ b
-    runs, m, k = a.shape
-    if isinstance(a, np.ndarray):  # one call of BLAS per run: its bits do not depend on the group
-        return (a.reshape(len(b), -1, m, k) @ b[:, None]).reshape(runs, m, -1)
-    return (a.reshape(len(b), -1, k) @ b).reshape(runs, m, -1)
+    groups, (runs, m, k) = len(b), a.shape
+    if not isinstance(a, np.ndarray):
+        return (a.reshape(groups, -1, k) @ b).reshape(runs, m, -1)
+    if groups == runs:
+        return np.matmul(a, b, out=out)
+    # One call of BLAS per run, so that its bits do not depend on the group.
+    of_groups = None if out is None else out.reshape(groups, -1, m, b.shape[-1])
+    return np.matmul(a.reshape(groups, -1, m, k), b[:, None], out=of_groups).reshape(runs, m, -1)
 
 
-def subtract_product(x: Array, a: Array, b: Array) -> None:
-    """x ← x − a·b in place, elementwise; a may be broadcast to x."""
-    if not isinstance(x, np.ndarray):
-        x.addcmul_(a, b, value=-1)
-    elif x[0].size < ONE_PASS:
-        x -= a * b
-    else:  # torch needs one pass over the memory, NumPy two
-        import torch
+def subtract_scaled(x: Array, rate: Array, step: Array) -> None:
+    """x ← x − rate·step in place, x and step [run, …], rate [run]."""
+    if isinstance(x, np.ndarray) and KERNELS:
+        kernels.subtract_scaled(x.reshape(len(x), -1), rate, step.reshape(len(x), -1))
+    elif isinstance(x, np.ndarray):
+        x -= per_run(rate, x) * step
+    else:
+        x.addcmul_(per_run(rate, x), step, value=-1)
 
-        torch.from_numpy(x).addcmul_(torch.from_numpy(a), torch.from_numpy(b), value=-1)
+
+def move_towards(x: Array, share: Array, goal: Array, factor: float) -> None:
+    """x ← x + share·(factor·goal − x) in place, x and goal [run, unit], share [run]."""
+    if isinstance(x, np.ndarray) and KERNELS:
+        kernels.move_towards(x, share, goal, x.dtype.type(factor))
+    else:
+        x += per_run(share, x) * (factor * goal - x)
+
+
+def per_run(values: Array, x: Array) -> Array:
+    """values [run] → [run, 1, …], to go with x."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def picked(x: Array, classes: Array) -> Array:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import os
+import importlib
 import signal
+import threading
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -119,17 +121,22 @@ def train(
     """
     from bnexp import console
     from bnexp.loading import load_spec
+    from bnexp.workers import available_cores, warm_up
 
     if executor != "local":
         raise errors.UsageError(f"--executor {executor}: not in this version; use local")
     if overwrite and extend:
         raise errors.UsageError("--extend keeps the folder and --overwrite deletes it: use one of them")
+    if not dry_run and workers != "1" and device in ("auto", "cpu") and available_cores() > 1:
+        warm_up()
     spec = load_spec(config, overrides or ())
     from bnexp.experiment import Request, command_line, run_experiment
 
     signal.signal(signal.SIGTERM, _on_sigterm)
     request = Request(out, device, _workers(workers), extend, overwrite, fail_fast, command_line())
     observer = console.Progress(silent=quiet or dry_run)
+    if not (dry_run or quiet):  # the libraries of the comparison load while workers train
+        threading.Thread(target=importlib.import_module, args=("bnexp.comparison",), daemon=True).start()
     summary = run_experiment(spec, request, observer, dry_run=dry_run)
     if dry_run:
         console.print_outline(summary.outline, as_json)

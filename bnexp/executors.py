@@ -1,21 +1,17 @@
 """Where stacks are trained: in this process, or dealt out to worker processes.
 
-Either way the caller receives the same Messages, and is the only one who writes. A worker has one intra-op thread
-(two threads on small tensors can be a hundred times slower), ignores Ctrl-C and ends when its parent's pipe closes.
+Either way the caller receives the same Messages, and is the only one who writes.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,12 +23,12 @@ from bnexp.recording import Epoch, Options
 from bnexp.spec import DataFields
 from bnexp.tables import encode, outcome_values
 from bnexp.training import is_exact, train
+from bnexp.workers import one_thread, start_worker
 
 PROGRESS_EVERY = 0.1  # seconds between messages that carry no rows
 STACK_RUNS = 32  # more runs fall out of the cache: measured in tests/benchmarks/LOG.md
 STACK_BYTES = 16 * 2**20  # parameters of a stack, float32
-HELD = (signal.SIGINT, signal.SIGTERM)
-WORKER_SECONDS = 4.0  # estimated work below which starting workers costs more than it saves
+WORKER_SECONDS = 0.5  # estimated work below which workers cost more than they save
 
 
 @dataclass(frozen=True)
@@ -61,38 +57,61 @@ class Message(NamedTuple):
 
 
 def make_stacks(shards: Sequence[Shard], workers: int) -> list[Stack]:
-    """Join shards of one structure into stacks of about equal size, the longest work first.
+    """Deal shards out to workers, and join what a worker has of one structure; the longest work comes first.
 
-    A stack has at most 32 runs and 16 MiB of parameters, and there are as many stacks as workers if possible.
+    Each shard, the longest first, goes where the work would then end soonest (Graham 1969). A stack has at most 32 runs
+    and 16 MiB of parameters.
     """
-    groups: dict[Structure, list[Shard]] = {}
-    for shard in shards:
-        groups.setdefault(shard.structure, []).append(shard)
-    stacks = []
-    for structure, group in groups.items():
-        bytes_per_shard = max(sum(4 * structure.n_parameters(run.switches) for run in s.runs) for s in group)
-        runs_per_shard = max(len(s.runs) for s in group)
-        largest = max(1, min(STACK_RUNS // runs_per_shard, STACK_BYTES // bytes_per_shard))
-        count = max(-(-len(group) // largest), min(len(group), -(-workers // len(groups))))
-        bounds = [len(group) * i // count for i in range(count + 1)]
-        stacks += [Stack(structure, tuple(group[a:b])) for a, b in pairwise(bounds)]
+    piles: list[dict[Structure, list[int]]] = [{} for _ in range(workers)]
+    loads = [0.0] * workers
+    for index in sorted(range(len(shards)), key=lambda index: -_shard_seconds(shards[index])):
+        structure, alone = shards[index].structure, _shard_seconds(shards[index])
+        ends = [
+            load + alone + (0 if structure in pile else _call_seconds(structure))
+            for load, pile in zip(loads, piles, strict=True)
+        ]
+        chosen = ends.index(min(ends))
+        loads[chosen] = ends[chosen]
+        piles[chosen].setdefault(structure, []).append(index)
+    stacks = [
+        stack
+        for pile in piles
+        for structure, indices in pile.items()
+        for stack in _cut(structure, [shards[index] for index in sorted(indices)])
+    ]
     return sorted(stacks, key=lambda stack: -estimated_seconds(stack))
 
 
+def _cut(structure: Structure, group: Sequence[Shard]) -> Iterator[Stack]:
+    """Stacks of about equal size that fit into the cache."""
+    bytes_per_shard = max(sum(4 * structure.n_parameters(run.switches) for run in s.runs) for s in group)
+    largest = max(1, min(STACK_RUNS // max(len(s.runs) for s in group), STACK_BYTES // bytes_per_shard))
+    count = -(-len(group) // largest)
+    bounds = [len(group) * i // count for i in range(count + 1)]
+    return (Stack(structure, tuple(group[a:b])) for a, b in pairwise(bounds))
+
+
 def estimated_seconds(stack: Stack) -> float:
-    """A rough guess of the time to train a stack on one core, to decide on workers and to order the work.
+    """A rough guess of the time to train a stack on one core, to decide on workers and to deal out the work."""
+    return _call_seconds(stack.structure) + sum(map(_shard_seconds, stack.shards))
 
-    Assumption: 30 µs a run-step for calls and elementwise work at batch 32, products at 50 GFLOP/s.
+
+def _call_seconds(structure: Structure) -> float:
+    """Time that a stack costs whatever its size: 50 µs a step for calls, or twice that with a norm."""
+    return structure.epochs * structure.steps_per_epoch * (100e-6 if structure.normalizes else 50e-6)
+
+
+def _shard_seconds(shard: Shard) -> float:
+    """Time for the arithmetic of a shard: 150 GFLOP/s in products; 1.5 ns an activation, or 3.2 with a norm.
+
+    Measured in tests/benchmarks/LOG.md on one machine; of others an assumption.
     """
-    structure = stack.structure
+    structure = shard.structure
     steps = structure.epochs * structure.steps_per_epoch
-    flops = sum(6 * structure.n_parameters(run.switches) * structure.batch_size for run in stack.runs)
-    return steps * (len(stack.runs) * 30e-6 * max(1, structure.batch_size / 32) + flops / 50e9)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    activations = sum(structure.hidden) * structure.batch_size
+    elementwise = activations * (3.2e-9 if structure.normalizes else 1.5e-9)
+    products = sum(6 * structure.n_parameters(run.switches) * structure.batch_size for run in shard.runs) / 150e9
+    return steps * (len(shard.runs) * elementwise + products)
 
 
 def run_stacks(stacks: Sequence[Stack], job: Job, workers: int) -> Iterator[Message]:
@@ -105,15 +124,9 @@ def run_stacks(stacks: Sequence[Stack], job: Job, workers: int) -> Iterator[Mess
 
 
 def _here(stacks: Sequence[Stack], job: Job) -> Iterator[Message]:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         for index, stack in enumerate(stacks):
             yield from _train_stack(index, stack, job)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _train_stack(index: int, stack: Stack, job: Job) -> Iterator[Message]:
@@ -150,18 +163,12 @@ def _finish(message: Message, stack: Stack, epoch: Epoch, job: Job, seconds: flo
 
 
 def _in_workers(stacks: Sequence[Stack], job: Job, workers: int) -> Iterator[Message]:
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[Connection, Any] = {}
+    pipes: dict[Connection, BaseProcess] = {}
     waiting = list(enumerate(stacks))
-    os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})  # read when a worker imports torch
     try:
         for _ in range(workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs,), daemon=True)
-            with _signals_held():
-                process.start()
-            theirs.close()
-            pipes[ours] = process
+            pipe, process = start_worker(_work)
+            pipes[pipe] = process
         for pipe in pipes:
             pipe.send(job)
         busy: dict[Connection, int] = {}
@@ -201,32 +208,10 @@ def _receive(pipe: Connection, waiting: list[tuple[int, Stack]], busy: dict[Conn
         _deal(pipe, waiting, busy)
 
 
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back: a worker inherits this while it starts, so it cannot die half made."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _work(pipe: Connection) -> None:
     """A worker's life: train the stacks that come through the pipe until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
-    try:
-        job = pipe.recv()
-        import torch
-
-        torch.set_num_threads(1)
-        while True:
-            index, stack = pipe.recv()
-            for message in _train_stack(index, stack, job):
-                pipe.send(message)
-    except (EOFError, OSError):  # the parent has left
-        return
+    job = pipe.recv()
+    while True:
+        index, stack = pipe.recv()
+        for message in _train_stack(index, stack, job):
+            pipe.send(message)

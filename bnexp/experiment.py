@@ -28,7 +28,6 @@ from bnexp.executors import (
     WORKER_SECONDS,
     Job,
     Message,
-    available_cores,
     estimated_seconds,
     make_stacks,
     run_stacks,
@@ -39,6 +38,7 @@ from bnexp.plan import DataShape, Run, Shard, Stack, make_plan, make_runs
 from bnexp.recording import Options
 from bnexp.spec import DataFields, Spec
 from bnexp.tables import study_tables
+from bnexp.workers import available_cores
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ def loss_and_gradients(parameters: Parameters, batch: Batch, structure: Structur
         gradients[f"weight{layer}"] = weight_gradient(slope, result.outputs[layer - 2] if layer > 1 else batch.x)
         if f"bias{layer}" in parameters:
             gradients[f"bias{layer}"] = over_samples(slope)
-    return Gradients(loss, result.logits, {name: gradients[name] for name in parameters}, result.statistics)
+    ordered = {name: gradients[name] for name in parameters}
+    return Gradients(loss, result.logits, ordered, result.statistics, correct(result.logits, batch.targets, structure))
 
 
 @computed_by_numpy
@@ -124,6 +125,13 @@ def loss_and_slope(logits: Array, targets: Array, structure: Structure) -> tuple
     slope = minus_one_at(library(logits).exp(log_share), targets)
     slope *= 1 / n
     return loss, slope
+
+
+def correct(logits: Array, targets: Array, structure: Structure) -> Array | None:
+    """How many samples [run] have their largest logit at the target; None for a regression."""
+    if structure.shape.task == "regression":
+        return None
+    return (library(logits).argmax(logits, 1) == targets).sum(-1)
 
 
 def weight_gradient(gradient: Array, x: Array) -> Array:

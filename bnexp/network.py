@@ -60,36 +60,46 @@ class Pass(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Loss per run [run] (mean over samples), logits, ∂(loss of that run)/∂parameter, batch statistics; detached."""
+    """Loss per run [run] (mean over samples), logits, ∂(loss of that run)/∂parameter, batch statistics; detached.
+
+    ``correct``: samples [run] whose largest logit is the target's; None for a regression.
+    """
 
     loss: Array
     logits: Array
     gradients: Parameters
     statistics: list[Statistics]
+    correct: Array | None = None
 
 
-def sigmoid(a: Array) -> Array:
-    """1/(1 + exp(−a)) as ½(1 + tanh(a/2))."""
+def sigmoid(a: Array, out: Array | None = None) -> Array:
+    """1/(1 + exp(−a)), for arrays as ½(1 + tanh(a/2))."""
     if not isinstance(a, np.ndarray):
         return torch.sigmoid(a)
-    found = a * 0.5
+    found = np.multiply(a, 0.5, out=out)
     np.tanh(found, out=found)
     found += 1
     found *= 0.5
     return found
 
 
-def relu(a: Array) -> Array:
+def tanh(a: Array, out: Array | None = None) -> Array:
+    """The hyperbolic tangent."""
+    return np.tanh(a, out=out) if isinstance(a, np.ndarray) else torch.tanh(a)
+
+
+def relu(a: Array, out: Array | None = None) -> Array:
     """max(a, 0)."""
-    return np.maximum(a, 0) if isinstance(a, np.ndarray) else torch.relu(a)
+    return np.maximum(a, 0, out=out) if isinstance(a, np.ndarray) else torch.relu(a)
 
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "sigmoid": sigmoid,
-    "tanh": lambda a: library(a).tanh(a),
-    "relu": relu,
-    "linear": lambda a: a,
-}
+def identity(a: Array, out: Array | None = None) -> Array:
+    """a itself, or a copy of it in ``out``."""
+    return a if out is None else np.positive(a, out=out)
+
+
+# Each takes NumPy arrays, for which it may leave its result in ``out``, or tensors.
+ACTIVATIONS: dict[str, Callable[..., Array]] = {"sigmoid": sigmoid, "tanh": tanh, "relu": relu, "linear": identity}
 
 
 def linear(weight: Array, x: Array, bias: Array | None) -> Array:

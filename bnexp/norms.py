@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from bnexp.arrays import Array, library, over_samples
+from bnexp.arrays import Array, library, move_towards, over_samples
 
 
 class Switches(NamedTuple):
@@ -128,19 +128,15 @@ def affine_transform(normalized: Array, gamma: Array, beta: Array) -> Array:
     return y
 
 
-def update_running(running: Statistics, batch: Statistics, momentum: Array, batch_size: int) -> Statistics:
-    """Move running statistics towards the batch's as torch.nn.BatchNorm1d does: r ← (1 − m)·r + m·batch.
+def update_running(running: Statistics, batch: Statistics, momentum: Array, batch_size: int) -> None:
+    """Move running statistics towards the batch's in place, as torch.nn.BatchNorm1d does: r ← r + m·(batch − r).
 
-    The running variance uses the unbiased batch variance, σ²·B/(B − 1); ``momentum`` has shape [run, 1]. Statistics of
+    The running variance uses the unbiased batch variance, σ²·B/(B − 1); ``momentum`` has shape [run]. Statistics of
     ghosts [run, unit, ghost] move it one after the other (Hoffer et al. 2017, Alg. 1); B is then a ghost's size.
     """
     if batch.mean.ndim == 3:
         for ghost in range(batch.mean.shape[-1]):
-            one = Statistics(batch.mean[..., ghost], batch.variance[..., ghost])
-            running = update_running(running, one, momentum, batch_size)
-        return running
-    unbiased = batch.variance * (batch_size / (batch_size - 1))
-    return Statistics(
-        running.mean + momentum * (batch.mean - running.mean),
-        running.variance + momentum * (unbiased - running.variance),
-    )
+            update_running(running, Statistics(batch.mean[..., ghost], batch.variance[..., ghost]), momentum, batch_size)
+        return
+    move_towards(running.mean, momentum, batch.mean, 1.0)
+    move_towards(running.variance, momentum, batch.variance, batch_size / (batch_size - 1))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bnexp.arrays import Array, library, subtract_product
+from bnexp.arrays import Array, library, per_run, subtract_scaled
 from bnexp.network import Parameters
 from bnexp.plan import Run, Structure
 from bnexp.trained import trained_masks
@@ -79,11 +79,11 @@ def _sgd(nesterov: bool) -> Optimizer:
         for name, parameter in parameters.items():
             step = _decayed(name, parameter, gradients[name], knobs)
             if knobs.any_momentum:
-                velocity, momentum = state[name], _like(knobs.momentum, parameter)
+                velocity, momentum = state[name], per_run(knobs.momentum, parameter)
                 velocity *= momentum
                 velocity += step
                 step = step + momentum * velocity if nesterov else velocity
-            subtract_product(parameter, _like(lr, parameter), step)
+            subtract_scaled(parameter, lr, step)
 
     return Optimizer(lambda parameters: {name: library(p).zeros_like(p) for name, p in parameters.items()}, update)
 
@@ -112,8 +112,8 @@ def _adam(decay1: float, decay2: float) -> Optimizer:
             v += gradient * gradient * (1 - decay2)
             denominator = library(v).sqrt(v)
             denominator /= correction2
-            denominator += _like(knobs.adam_eps, parameter)
-            subtract_product(parameter, _like(lr / correction1, parameter), m / denominator)
+            denominator += per_run(knobs.adam_eps, parameter)
+            subtract_scaled(parameter, lr / correction1, m / denominator)
 
     return Optimizer(init, update)
 
@@ -121,12 +121,8 @@ def _adam(decay1: float, decay2: float) -> Optimizer:
 def _decayed(name: str, parameter: Array, gradient: Array, knobs: Knobs) -> Array:
     """The gradient with L2 decay (weights: weight_decay; γ, β: norm_decay), zero where a number is not trained."""
     if name.startswith("weight") and knobs.any_weight_decay:
-        gradient = gradient + _like(knobs.weight_decay, parameter) * parameter
+        gradient = gradient + per_run(knobs.weight_decay, parameter) * parameter
     elif name.startswith(("gamma", "beta")) and knobs.any_norm_decay:
-        gradient = gradient + _like(knobs.norm_decay, parameter) * parameter
+        gradient = gradient + per_run(knobs.norm_decay, parameter) * parameter
     return gradient * knobs.masks[name] if name in knobs.masks else gradient
 
-
-def _like(per_run: Array, parameter: Array) -> Array:
-    """Shape [run] → [run, 1, …] to multiply a parameter."""
-    return per_run.reshape(-1, *[1] * (parameter.ndim - 1))

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from bnexp.arrays import Array, as_arrays, as_tensors, library, over_samples, quiet
+from bnexp.arrays import KERNELS, Array, as_arrays, as_tensors, library, over_samples, quiet
 from bnexp.batches import Rows
 from bnexp.data import Dataset
 from bnexp.gradients import loss_and_gradients
 from bnexp.measures import LastStep, NextStep
-from bnexp.network import Parameters, calibrate, init_ids, initial_running, initialize
+from bnexp.network import Batch, Gradients, Parameters, calibrate, init_ids, initial_running, initialize
 from bnexp.norms import Statistics, update_running
 from bnexp.optimizers import make_knobs, make_optimizer
 from bnexp.plan import Run, Stack, Structure
@@ -45,9 +45,8 @@ def train(
     optimizer, knobs = make_optimizer(structure), as_arrays(make_knobs(structure, runs, dtype, device))
     parameters, running = as_arrays(tensors), as_arrays(start)
     state = optimizer.init(parameters)
-    keep = as_arrays(
-        torch.tensor([[run.setting.model.statistics_momentum] for run in runs], dtype=dtype, device=device)
-    )
+    keep = as_arrays(torch.tensor([run.setting.model.statistics_momentum for run in runs], dtype=dtype, device=device))
+    differentiate = make_step(parameters, structure, device)
     recorder = Recorder(structure, runs, rows, options)
     diverged: list[int | None] = [None] * len(runs)
     last: LastStep | None = None
@@ -62,19 +61,19 @@ def train(
                     if index == 1 and recorder.reads_next_step(epoch):
                         now = (parameters, batch, optimizer, state, knobs, rates)
                         recorder.before_first_step(NextStep(epoch, *as_tensors(now), structure, runs, {}))
-                    step = loss_and_gradients(parameters, batch, structure)
+                    step = differentiate(batch)
                     # A learning rate of NaN stops a run whose loss is no number: every parameter becomes NaN.
                     xp = library(step.loss)
                     lr = xp.where(xp.isfinite(step.loss), rates, math.nan)
                     if index == structure.steps_per_epoch and recorder.reads_last_step(epoch):
                         before = {name: tensor.clone() for name, tensor in tensors.items()}
-                        last = LastStep(before, *as_tensors((step.gradients, lr)))
+                        gradients = {name: tensor.clone() for name, tensor in as_tensors(step.gradients).items()}
+                        last = LastStep(before, gradients, as_tensors(lr))
                     optimizer.update(parameters, step.gradients, state, knobs, lr)
                     size = structure.ghost_size or batch.x.shape[-1]
-                    running = [
-                        update_running(old, new, keep, size) for old, new in zip(running, step.statistics, strict=True)
-                    ]
-                    minibatches.add(step.loss, step.logits, batch.targets, structure)
+                    for old, new in zip(running, step.statistics, strict=True):
+                        update_running(old, new, keep, size)
+                    minibatches.add(step, batch.targets.shape[-1])
                     if recorder.traces_steps:
                         count = (epoch - 1) * structure.steps_per_epoch + index
                         recorder.after_step(epoch, count, tensors, as_tensors(running))
@@ -86,6 +85,26 @@ def train(
         if all(at is not None for at in diverged) and epoch < structure.epochs:
             yield recorder.last(now)
             return
+
+
+def make_step(parameters: Parameters, structure: Structure, device: torch.device) -> Callable[[Batch], Gradients]:
+    """A function from a minibatch to loss and gradients at the parameters, which are read anew at each call.
+
+    On a CPU what it returns is overwritten by its next call.
+    """
+    if device.type != "cpu" or structure.noise != "none" or not KERNELS:
+        return lambda batch: loss_and_gradients(parameters, batch, structure)
+    from bnexp.cpu_step import CpuStep
+
+    of_size: dict[int, CpuStep] = {}  # the last minibatch of an epoch may be smaller
+
+    def differentiate(batch: Batch) -> Gradients:
+        n = batch.targets.shape[1]
+        if n not in of_size:
+            of_size[n] = CpuStep(parameters, structure, n)
+        return of_size[n](batch)
+
+    return differentiate
 
 
 def is_exact(stack: Stack, dataset: Dataset) -> bool:
@@ -105,9 +124,10 @@ def _three_steps(structure: Structure, runs: Sequence[Run], dataset: Dataset) ->
     knobs, optimizer = as_arrays(make_knobs(structure, runs, dtype, device)), make_optimizer(structure)
     parameters, lr = as_arrays(tensors), as_arrays(torch.full((len(runs),), 0.1))
     state = optimizer.init(parameters)
+    differentiate = make_step(parameters, structure, device)
     with quiet():
         for batch in itertools.islice(rows.minibatches(1), 3):
-            step = loss_and_gradients(parameters, batch, structure)
+            step = differentiate(batch)
             optimizer.update(parameters, step.gradients, state, knobs, lr)
     return tensors
 
@@ -119,11 +139,10 @@ class _Sums:
         self._losses: list[Array] = []
         self._correct: list[Array] = []
 
-    def add(self, loss: Array, logits: Array, targets: Array, structure: Structure) -> None:
-        self._losses.append(loss)
-        if structure.shape.task == "classification":
-            correct = library(logits).argmax(logits, 1) == targets
-            self._correct.append(correct.sum(-1) / targets.shape[-1])
+    def add(self, step: Gradients, n: int) -> None:
+        self._losses.append(step.loss + 0)  # a copy: the step's memory is used again
+        if step.correct is not None:
+            self._correct.append(step.correct / n)
 
     def means(self) -> dict[str, Array]:
         """Mean over minibatches, in float64. A regression target has variance 1 over its rows, so R² = 1 − loss."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from tools import make_dataset, make_spec, outcome_of_each, runs_of, stack_of
@@ -66,8 +67,9 @@ def test_neighbours_with_and_without_affine_do_not_matter(placement, n_classes):
     assert outcome_of_each(spec, dataset, plain) == {run.id: together[run.id] for run in plain}
 
 
-def torch_sigmoid(a):
-    return torch.sigmoid(torch.from_numpy(a)).numpy()
+def torch_sigmoid(a, out=None):
+    found = torch.sigmoid(torch.from_numpy(a)).numpy()
+    return found if out is None else np.positive(found, out=out)
 
 
 def test_the_test_can_fail(monkeypatch):

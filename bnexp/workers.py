@@ -1,0 +1,103 @@
+"""Processes to train in, and one thread for each: how they are started, spoken to and ended. No torch here.
+
+A worker has one intra-op thread (two threads on small arrays can be a hundred times slower), ignores Ctrl-C and ends
+when its parent's pipe closes. On Linux workers are forked from a small server that has imported torch once, while this
+process was still reading the spec; elsewhere each is started afresh.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+HELD = (signal.SIGINT, signal.SIGTERM)
+PRELOADED = ["bnexp.executors", "bnexp.cli"]
+FORKS = sys.platform == "linux"  # on macOS a fork after its BLAS was loaded may crash
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def warm_up() -> None:
+    """Let the server of workers start and import torch meanwhile; nothing where there is none."""
+    if FORKS:
+        multiprocessing.set_forkserver_preload(PRELOADED)
+        with _single_threaded(), _signals_held():
+            forkserver.ensure_running()
+
+
+def start_worker(live: Callable[[Connection], None]) -> tuple[Connection, BaseProcess]:
+    """Start a process that lives as ``live(pipe)``, by its importable name; return our end of the pipe and it."""
+    warm_up()
+    context = multiprocessing.get_context("forkserver" if FORKS else "spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_live, args=(live, theirs), daemon=True)
+    with _single_threaded(), _signals_held():
+        process.start()
+    theirs.close()
+    return ours, process
+
+
+def _live(live: Callable[[Connection], None], pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+    try:
+        with one_thread():
+            live(pipe)
+    except (EOFError, OSError):  # the parent has left
+        return
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One intra-op thread for torch and for every BLAS in this process."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """The environment in which a process that starts now keeps to one thread: libraries read it when they load."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(THREADS)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back: a process inherits this while it starts, so it cannot die half made."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
