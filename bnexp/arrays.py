@@ -18,12 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-try:
-    from bnexp import kernels
-except ImportError:  # no Numba for this Python yet: NumPy alone computes, more slowly and to other last bits
-    KERNELS = False
-else:
-    KERNELS = True
+from bnexp import kernels
 
 Array: TypeAlias = Any  # np.ndarray | Tensor; no static type says what the two have in common
 Kept = TypeVar("Kept")
@@ -121,7 +116,7 @@ def product(a: Array, b: Array, out: Array | None = None) -> Array:
 
 def subtract_scaled(x: Array, rate: Array, step: Array) -> None:
     """x ← x − rate·step in place, x and step [run, …], rate [run]."""
-    if isinstance(x, np.ndarray) and KERNELS:
+    if isinstance(x, np.ndarray) and kernels.AVAILABLE:
         kernels.subtract_scaled(x.reshape(len(x), -1), rate, step.reshape(len(x), -1))
     elif isinstance(x, np.ndarray):
         x -= per_run(rate, x) * step
@@ -131,7 +126,7 @@ def subtract_scaled(x: Array, rate: Array, step: Array) -> None:
 
 def move_towards(x: Array, share: Array, goal: Array, factor: float) -> None:
     """x ← x + share·(factor·goal − x) in place, x and goal [run, unit], share [run]."""
-    if isinstance(x, np.ndarray) and KERNELS:
+    if isinstance(x, np.ndarray) and kernels.AVAILABLE:
         kernels.move_towards(x, share, goal, x.dtype.type(factor))
     else:
         x += per_run(share, x) * (factor * goal - x)

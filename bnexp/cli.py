@@ -7,11 +7,11 @@ device · 4 results damaged or newer · 5 storage · 6 folder in use · 8 device
 from __future__ import annotations
 
 import functools
-import os
 import importlib
+import os
 import signal
-import threading
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -119,8 +119,6 @@ def train(
 
     The same command resumes; a finished study trains nothing.
     """
-    from bnexp import console
-    from bnexp.loading import load_spec
     from bnexp.workers import available_cores, warm_up
 
     if executor != "local":
@@ -129,6 +127,9 @@ def train(
         raise errors.UsageError("--extend keeps the folder and --overwrite deletes it: use one of them")
     if not dry_run and workers != "1" and device in ("auto", "cpu") and available_cores() > 1:
         warm_up()
+    from bnexp import console
+    from bnexp.loading import load_spec
+
     spec = load_spec(config, overrides or ())
     from bnexp.experiment import Request, command_line, run_experiment
 

@@ -1,7 +1,6 @@
 """Loss and accuracy of trained networks on given rows, and the statistics to evaluate with.
 
-Rows are evaluated in fixed chunks. On a CPU each run is evaluated alone: chunks are large enough for that to cost
-nothing, and what is at work at a time stays in the cache.
+Rows are evaluated in fixed chunks and, on a CPU, a few runs at a time, so that what is at work stays in the cache.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from bnexp.norms import Statistics
 from bnexp.plan import Structure
 
 CHUNK = 1000  # rows
+TOGETHER = 4  # runs evaluated at once on a CPU: more fall out of the cache, fewer cost calls
 
 
 class Evaluation(NamedTuple):
@@ -42,13 +42,14 @@ def evaluate(
     mean target)² over these rows.
     """
     targets = targets.expand(parameters["weight1"].shape[0], -1)
+    rows, goals = as_arrays((x, targets))
     with quiet():
         parts = [
-            as_tensors(list(_chunks(own, statistics, *as_arrays((x, targets[here])), structure)))
+            [_joined(part, -1) for part in zip(*_chunks(own, statistics, rows, goals[here], structure), strict=True)]
             for here, own, statistics in _groups(parameters, given)
         ]
-    loss = torch.cat([torch.cat([loss for loss, _ in chunks], -1) for chunks in parts]).double()
-    predictions = torch.cat([torch.cat([predicted for _, predicted in chunks], -1) for chunks in parts])
+        loss, predictions = as_tensors([_joined(part, 0) for part in zip(*parts, strict=True)])
+    loss = loss.double()
     if structure.shape.task == "classification":
         accuracy = (predictions == targets).sum(-1).double() / len(x)
         return Evaluation(loss.mean(-1), accuracy, predictions)
@@ -98,12 +99,16 @@ def probe_rows(n_train: int, probe: int) -> list[int]:
     return [int(index) for index in np.arange(count) * n_train // count]
 
 
+def _joined(parts: Sequence[Array], axis: int) -> Array:
+    return parts[0] if len(parts) == 1 else library(parts[0]).concatenate(parts, axis)
+
+
 def _groups(
     parameters: Parameters, given: Sequence[Statistics] | None
 ) -> Iterator[tuple[slice, Parameters, list[Statistics] | None]]:
-    """Runs that are evaluated together, as arrays: each alone on a CPU, all at once elsewhere."""
+    """Runs that are evaluated together, as arrays: a few on a CPU, all at once elsewhere."""
     n_runs = parameters["weight1"].shape[0]
-    together = 1 if parameters["weight1"].device.type == "cpu" else n_runs
+    together = TOGETHER if parameters["weight1"].device.type == "cpu" else n_runs
     parameters, given = as_arrays((parameters, given))
     for start in range(0, n_runs, together):
         here = slice(start, start + together)

@@ -1,4 +1,4 @@
-"""Loops over the units of a stack, compiled by Numba: each reads its memory once, where NumPy would read it per operation.
+"""Loops over the units of a stack, compiled by Numba: each reads its memory once, NumPy would for every operation.
 
 Arrays are C-contiguous. Each row of samples is computed by itself, so a run's bits do not depend on its neighbours.
 Nothing assumes that numbers are finite; sums may be reordered and products fused with sums, nothing else.
@@ -12,16 +12,23 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import numba
 import numpy as np
+
+try:
+    import numba
+except ImportError:  # no Numba for this Python yet: nobody calls these loops then, see AVAILABLE
+    numba = None
 
 Loop = TypeVar("Loop", bound=Callable[..., None])
 Array = np.ndarray[Any, Any]
 
+AVAILABLE = numba is not None
 SIGMOID, TANH, RELU, LINEAR = range(4)
 
 
 def _compiled(loop: Loop) -> Loop:
+    if not AVAILABLE:
+        return loop
     compile_ = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
     compiled: Loop = compile_(loop)
     return compiled
@@ -127,6 +134,17 @@ def add_bias(a: Array, bias: Array) -> None:
 
 
 @_compiled
+def transform(a: Array, taken: Array, slope: Array, shift: Array) -> None:
+    """(a − taken)·slope + shift in place: a [run, unit, sample], the others [run, unit]."""
+    runs, units, n = a.shape
+    for run in range(runs):
+        for unit in range(units):
+            row, middle, factor, above = a[run, unit], taken[run, unit], slope[run, unit], shift[run, unit]
+            for i in range(n):
+                row[i] = (row[i] - middle) * factor + above
+
+
+@_compiled
 def sum_samples(slope: Array, total: Array) -> None:
     """Σ over the last axis of [run, unit, sample] to [run, unit]."""
     runs, units, n = slope.shape
@@ -191,3 +209,59 @@ def move_towards(x: Array, share: Array, goal: Array, factor: Any) -> None:
     for run in range(runs):
         for i in range(n):
             x[run, i] += share[run] * (factor * goal[run, i] - x[run, i])
+
+
+# --- what measures sum up ---------------------------------------------------------------------------------------------
+
+
+@_compiled
+def summarize(x: Array, near: Any, kind: int, level: Any, found: Array) -> None:
+    """Mean, biased SD, share near 0 and share saturated of each unit, to found [run, unit, ≥ 4] in this order, float64.
+
+    x [run, unit, sample]. Saturated: ``kind`` SIGMOID: x(1 − x) < level; TANH: |x| > level; RELU: x = 0; LINEAR: none.
+    """
+    runs, units, n = x.shape
+    one = x.dtype.type(1)
+    for run in range(runs):
+        for unit in range(units):
+            row = x[run, unit]
+            total, square, small, saturated = 0.0, 0.0, 0, 0
+            for i in range(n):
+                total += row[i]
+            mean = total / n
+            for i in range(n):
+                square += (row[i] - mean) * (row[i] - mean)
+            for i in range(n):
+                small += abs(row[i]) <= near
+            if kind == SIGMOID:
+                for i in range(n):
+                    saturated += row[i] * (one - row[i]) < level
+            elif kind == TANH:
+                for i in range(n):
+                    saturated += abs(row[i]) > level
+            elif kind == RELU:
+                for i in range(n):
+                    saturated += row[i] == 0
+            found[run, unit, 0], found[run, unit, 1] = mean, math.sqrt(square / n)
+            found[run, unit, 2], found[run, unit, 3] = small / n, saturated / n
+
+
+@_compiled
+def step_sums(before: Array, gradient: Array, after: Array, found: Array) -> None:
+    """Σw², Σg², Σwg, Σw′² and Σ(w′ − w)² of each row of weights, in float64, to found [run, row, 5].
+
+    w before a step, w′ after it, g the gradient, each [run, row, in].
+    """
+    runs, rows, n = before.shape
+    for run in range(runs):
+        for row in range(rows):
+            ww, gg, wg, vv, dd = 0.0, 0.0, 0.0, 0.0, 0.0
+            for i in range(n):
+                w, g, v = float(before[run, row, i]), float(gradient[run, row, i]), float(after[run, row, i])
+                ww += w * w
+                gg += g * g
+                wg += w * g
+                vv += v * v
+                dd += (v - w) * (v - w)
+            found[run, row, 0], found[run, row, 1], found[run, row, 2] = ww, gg, wg
+            found[run, row, 3], found[run, row, 4] = vv, dd

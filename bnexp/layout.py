@@ -6,6 +6,7 @@ Both sides of the folder lean on this: the one that writes (store, tables) and t
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -81,6 +82,7 @@ OUTCOME_COLUMNS = (
 OUTCOMES = tuple(column.name for column in OUTCOME_COLUMNS)
 
 
+@lru_cache
 def tracked_units(width: int, track: int) -> list[int]:
     """Indices of the tracked units: ``track`` of them, evenly spaced from first to last; all if there are fewer."""
     return sorted({int(i) for i in np.linspace(0, width - 1, min(track, width)).round()})

@@ -26,6 +26,7 @@ from bnexp.norms import (
     as_ghosts,
     normalize_by_batch,
     normalize_by_statistics,
+    transform_by_statistics,
 )
 from bnexp.plan import Run, Structure
 from bnexp.rng import stream
@@ -37,7 +38,8 @@ Taps = list[dict[str, Array]]
 class Batch(NamedTuple):
     """What one step trains on: x [group, in, sample], targets [run, sample], and how norms treat it.
 
-    Each group of consecutive runs shares its rows x; there may be as many groups as runs. ``ghost_size``: the norm looks at groups of that many samples, each alone; 0 means all samples together. ``noise``:
+    Each group of consecutive runs shares its rows x; there may be as many groups as runs. ``ghost_size``: the norm
+    looks at groups of that many samples, each alone; 0 means all samples together. ``noise``:
     of each hidden layer, after its norm; empty for none.
     """
 
@@ -136,15 +138,20 @@ def forward(
         x = here["preactivation"] = linear(parameters[f"weight{layer}"], x, parameters.get(f"bias{layer}"))
         if structure.placement == "post":
             x = here["activation"] = g(x)
-        if structure.normalizes:
+        gamma, beta = parameters.get(f"gamma{layer}"), parameters.get(f"beta{layer}")
+        at_once = given is not None and not with_taps
+        if at_once and (given or gamma is not None):
+            switches = structure.center, structure.scale, structure.eps
+            x = transform_by_statistics(x, given[layer - 1] if given else None, gamma, beta, switches)
+        elif structure.normalizes:
             if given is None:
                 x, batch = _normalize(x, structure, ghost_size)
                 statistics.append(batch)
             else:
                 x = normalize_by_statistics(x, given[layer - 1], structure.center, structure.scale, structure.eps)
             here["standardized"] = x
-        if f"gamma{layer}" in parameters:
-            x = here["affine"] = affine_transform(x, parameters[f"gamma{layer}"], parameters[f"beta{layer}"])
+        if gamma is not None and not at_once:
+            x = here["affine"] = affine_transform(x, gamma, beta)
         if noise:
             x = apply_noise(x, noise[layer - 1], structure.scale)
         if structure.placement == "pre":

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from bnexp.arrays import Array, library, over_samples
 from bnexp.rng import stream

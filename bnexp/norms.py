@@ -28,6 +28,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
+from bnexp import kernels
 from bnexp.arrays import Array, library, move_towards, over_samples
 
 
@@ -128,6 +131,28 @@ def affine_transform(normalized: Array, gamma: Array, beta: Array) -> Array:
     return y
 
 
+def transform_by_statistics(
+    a: Array, statistics: Statistics | None, gamma: Array | None, beta: Array | None, switches: tuple[bool, bool, float]
+) -> Array:
+    """The two above in one: y from a, by given statistics (None: no norm); it may overwrite a.
+
+    ``switches``: c, s and ε.
+    """
+    center, scale, eps = switches
+    if not (isinstance(a, np.ndarray) and kernels.AVAILABLE):
+        if statistics is not None:
+            a = normalize_by_statistics(a, statistics, center, scale, eps)
+        return a if gamma is None else affine_transform(a, gamma, beta)
+    slope = np.ones(a.shape[:2], a.dtype) if gamma is None else gamma
+    shift = np.zeros_like(slope) if beta is None else beta
+    taken = np.zeros_like(slope)
+    if statistics is not None:
+        taken = statistics.mean if center else taken
+        slope = slope / np.sqrt(statistics.variance + eps) if scale else slope
+    kernels.transform(a, taken, slope, shift)
+    return a
+
+
 def update_running(running: Statistics, batch: Statistics, momentum: Array, batch_size: int) -> None:
     """Move running statistics towards the batch's in place, as torch.nn.BatchNorm1d does: r ← r + m·(batch − r).
 
@@ -136,7 +161,9 @@ def update_running(running: Statistics, batch: Statistics, momentum: Array, batc
     """
     if batch.mean.ndim == 3:
         for ghost in range(batch.mean.shape[-1]):
-            update_running(running, Statistics(batch.mean[..., ghost], batch.variance[..., ghost]), momentum, batch_size)
+            update_running(
+                running, Statistics(batch.mean[..., ghost], batch.variance[..., ghost]), momentum, batch_size
+            )
         return
     move_towards(running.mean, momentum, batch.mean, 1.0)
     move_towards(running.variance, momentum, batch.variance, batch_size / (batch_size - 1))

@@ -125,4 +125,3 @@ def _decayed(name: str, parameter: Array, gradient: Array, knobs: Knobs) -> Arra
     elif name.startswith(("gamma", "beta")) and knobs.any_norm_decay:
         gradient = gradient + per_run(knobs.norm_decay, parameter) * parameter
     return gradient * knobs.masks[name] if name in knobs.masks else gradient
-

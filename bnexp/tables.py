@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from bnexp.layout import OUTCOMES, Column, Table
 from bnexp.measures import MEASURES, Record
 from bnexp.plan import Run
@@ -93,7 +95,8 @@ def encode(
 
 def _numbers(record: Record) -> list[list[float]]:
     # Adding zero turns −0 into 0: its sign can depend on neighbours that need an affine transform.
-    numbers: list[list[float]] = (record.values.double() + 0.0).tolist()
+    values = record.values if isinstance(record.values, np.ndarray) else record.values.cpu().numpy()
+    numbers: list[list[float]] = (values.astype(np.float64) + 0.0).tolist()
     return numbers
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from bnexp.arrays import KERNELS, Array, as_arrays, as_tensors, library, over_samples, quiet
+from bnexp import kernels
+from bnexp.arrays import Array, as_arrays, as_tensors, library, over_samples, quiet
 from bnexp.batches import Rows
 from bnexp.data import Dataset
 from bnexp.gradients import loss_and_gradients
@@ -92,7 +93,7 @@ def make_step(parameters: Parameters, structure: Structure, device: torch.device
 
     On a CPU what it returns is overwritten by its next call.
     """
-    if device.type != "cpu" or structure.noise != "none" or not KERNELS:
+    if device.type != "cpu" or structure.noise != "none" or not kernels.AVAILABLE:
         return lambda batch: loss_and_gradients(parameters, batch, structure)
     from bnexp.cpu_step import CpuStep
 

@@ -30,7 +30,7 @@ class Record(NamedTuple):
     table: str
     labels: tuple[str, ...]
     columns: tuple[str, ...]
-    values: Tensor
+    values: Tensor | np.ndarray[Any, Any]
     present: Sequence[bool] | None = None
 
 

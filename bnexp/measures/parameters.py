@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from bnexp import kernels
 from bnexp.layout import Column, Table
 from bnexp.measures.base import LAYER, LastStep, Measure, Reading, Record, where_they_exist
 from bnexp.plan import Run
@@ -72,17 +73,31 @@ def read(reading: Reading) -> Iterator[Record]:
 def step_columns(step: LastStep, after: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:
     """The columns that a step gives for a layer, each [run], float64."""
     name = f"weight{layer}"
-    w, g, moved = step.before[name].double(), step.gradients[name].double(), after[name].double()
-    length, slope = (w * w).sum(-1), (g * g).sum(-1)  # ‖w‖², ‖g‖² [run, row]
+    length, slope, product, now, moved = row_sums(step.before[name], step.gradients[name], after[name])
     step_length = step.lr.double()[:, None]
     growth = step_length * step_length * slope
-    residual = (moved * moved).sum(-1) - length - growth
     return {
-        "update_norm": norm(moved - w),
-        "weight_gradient_cosine": ((w * g).sum(-1).abs() / (length * slope).sqrt()).mean(-1),
+        "update_norm": moved.sum(-1).sqrt(),
+        "weight_gradient_cosine": (product.abs() / (length * slope).sqrt()).mean(-1),
         "effective_lr": (step_length / length).mean(-1),
-        "growth_residual": residual.abs().sum(-1) / growth.sum(-1),
+        "growth_residual": (now - length - growth).abs().sum(-1) / growth.sum(-1),
     }
+
+
+def row_sums(before: Tensor, gradient: Tensor, after: Tensor) -> tuple[Tensor, ...]:
+    """‖w‖², ‖g‖², ⟨w, g⟩, ‖w′‖² and ‖w′ − w‖² of each row, [run, row], float64."""
+    if kernels.AVAILABLE and before.device.type == "cpu":
+        found = before.new_empty((*before.shape[:2], 5), dtype=torch.float64)
+        kernels.step_sums(before.numpy(), gradient.numpy(), after.numpy(), found.numpy())
+        return found.unbind(-1)
+    return row_sums_by_torch(before, gradient, after)
+
+
+def row_sums_by_torch(before: Tensor, gradient: Tensor, after: Tensor) -> tuple[Tensor, ...]:
+    """What ``row_sums`` computes, an operation at a time: its twin, and the way of other devices."""
+    w, g, v = before.double(), gradient.double(), after.double()
+    pairs = ((w, w), (g, g), (w, g), (v, v), (v - w, v - w))
+    return tuple((a * b).sum(-1) for a, b in pairs)
 
 
 def norm(parameter: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from bnexp.layout import Column, Table
-from bnexp.measures.activations import UNIT_TABLE, unit_records
+from bnexp.measures.activations import UNIT_TABLE, unit_records, unit_statistics
 from bnexp.measures.base import LAYER, TAP, Measure, Reading, Record, ascending, learns_affine
 
 # float32 holds a value to 6e-8 of itself, so values that should be equal have an SD of about that share of their mean,
@@ -121,7 +121,8 @@ def trace(reading: Reading, step: int) -> Iterator[Record]:
     for layer, taps in enumerate(reading.taps, start=1):
         for tap, x in taps.items():
             present = affine if tap == "affine" else None
-            yield from unit_records("shift_steps", (str(step), str(layer), tap), x, reading.track, present)
+            units = unit_statistics(x, None)
+            yield from unit_records("shift_steps", (str(step), str(layer), tap), x, units, reading.track, present)
 
 
 def units_of(x: Tensor, floor: float = 0.0, varied: Tensor | None = None) -> Units:
