@@ -71,16 +71,14 @@ class Rows:
         n, size, steps = self.structure.shape.n_train, self.structure.batch_size, self.structure.steps_per_epoch
         x, targets = as_arrays((self.train_x, self.fit_targets))
         order = as_arrays(torch.from_numpy(np.stack(self.orders(epoch))[self._seed_of_group]).to(self.device))
+        of_run = order[self._group_of_run]  # [run, row]
         own = as_arrays(torch.arange(len(targets), device=self.device))[:, None]
+        goals = targets[own, of_run] if len(targets) > 1 else targets[0][of_run]
         for step in range(steps):
-            index = order[:, step * size : min((step + 1) * size, n)]  # [group, sample]
-            of_run = index[self._group_of_run]
-            yield Batch(
-                rows_at(x, index).swapaxes(1, 2),
-                targets[own, of_run] if len(targets) > 1 else targets[0][of_run],
-                self.structure.ghost_size,
-                self.noise((epoch - 1) * steps + step + 1, index.shape[1]),
-            )
+            here = slice(step * size, min((step + 1) * size, n))
+            noise = self.noise((epoch - 1) * steps + step + 1, here.stop - here.start)
+            rows = rows_at(x, order[:, here]).swapaxes(1, 2)
+            yield Batch(rows, goals[:, here], self.structure.ghost_size, noise)
 
     def noise(self, step: int, n: int) -> list[Noise]:
         """The noise of a step (from 1) on n samples, per hidden layer; empty where the structure has none."""
