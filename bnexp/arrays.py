@@ -7,7 +7,6 @@ BLAS, and NumPy's elementwise loops treat the end of an array as its body.
 
 An ``Array`` is a ``numpy.ndarray`` or a ``torch.Tensor``. Formulas use what both understand: operators, slices,
 ``swapaxes``, ``sum``, and by ``library`` the functions of one name: ``exp``, ``tanh``, ``sqrt``, ``where``, …
-torch is imported where it is needed: the plan reads ``bnexp.norms``, which stands on this file, without it.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from bnexp import kernels
+from bnexp.lazy_torch import torch
 
 Array: TypeAlias = Any  # np.ndarray | Tensor; no static type says what the two have in common
 Kept = TypeVar("Kept")
@@ -27,25 +27,35 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def library(x: Array) -> Any:
     """The module whose functions take x: ``numpy`` or ``torch``."""
-    if isinstance(x, np.ndarray):
-        return np
-    import torch
+    return np if isinstance(x, np.ndarray) else torch
 
-    return torch
+
+def put(array: np.ndarray[Any, Any], device: str) -> Array:
+    """The same numbers on a device: themselves on a CPU."""
+    return array if device == "cpu" else torch.from_numpy(array).to(device)
+
+
+def copied(x: Array) -> Array:
+    """The same numbers in memory of their own."""
+    return x.copy() if isinstance(x, np.ndarray) else x.clone()
+
+
+def on_cpu(x: Array) -> np.ndarray[Any, Any]:
+    """The same numbers as a NumPy array, a view if they are on a CPU already."""
+    found: np.ndarray[Any, Any] = x if isinstance(x, np.ndarray) else x.detach().cpu().numpy()
+    return found
 
 
 def as_arrays(value: Kept) -> Kept:
     """The same nest of dicts, lists and tuples, with a NumPy view in place of each tensor on a CPU."""
-    import torch
-
-    return _mapped(lambda x: x.numpy() if isinstance(x, torch.Tensor) and x.device.type == "cpu" else x, value)
+    found: Kept = _mapped(lambda x: x.numpy() if isinstance(x, torch.Tensor) and x.device.type == "cpu" else x, value)
+    return found
 
 
 def as_tensors(value: Kept) -> Kept:
     """The same nest, with a tensor in place of each NumPy array; both share their memory."""
-    import torch
-
-    return _mapped(lambda x: torch.from_numpy(x) if isinstance(x, np.ndarray) else x, value)
+    found: Kept = _mapped(lambda x: torch.from_numpy(x) if isinstance(x, np.ndarray) else x, value)
+    return found
 
 
 def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
@@ -154,7 +164,7 @@ def _places(x: Array, classes: Array) -> Array:
     runs, n_classes, n = x.shape
     if isinstance(x, np.ndarray):
         return classes * n + _offsets(runs, n_classes, n)
-    return classes * n + as_tensors(_offsets(runs, n_classes, n)).to(x.device)
+    return classes * n + torch.from_numpy(_offsets(runs, n_classes, n)).to(x.device)
 
 
 @functools.lru_cache(maxsize=64)

@@ -11,10 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from bnexp.arrays import Array, as_arrays, rows_at
+from bnexp.arrays import Array, put, rows_at
 from bnexp.data import Dataset, noisy_labels
 from bnexp.network import Batch
 from bnexp.noise import Noise, draw_noise
@@ -28,9 +26,7 @@ class Rows:
     ``validation`` and ``test`` are (x [n, in], targets [n]).
     """
 
-    def __init__(
-        self, structure: Structure, runs: Sequence[Run], dataset: Dataset, dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, structure: Structure, runs: Sequence[Run], dataset: Dataset, dtype: str, device: str) -> None:
         self.structure, self.device, self.dtype = structure, device, dtype
         self.seeds = list(dict.fromkeys(run.seed for run in runs))
         self.seed_of_run = np.array([self.seeds.index(run.seed) for run in runs])
@@ -38,21 +34,19 @@ class Rows:
         shares = len(runs) // len(self.seeds)
         even = np.array_equal(self.seed_of_run, np.repeat(np.arange(len(self.seeds)), shares))
         self._seed_of_group = np.arange(len(self.seeds)) if even else self.seed_of_run
-        self._group_of_run = np.repeat(np.arange(len(self._seed_of_group)), len(runs) // len(self._seed_of_group))
 
-        def put(array: np.ndarray[Any, Any]) -> Tensor:
-            tensor = torch.from_numpy(array)
-            return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else torch.int64)
+        def here(array: np.ndarray[Any, Any]) -> Array:
+            return put(array.astype(dtype if array.dtype.kind == "f" else np.int64, copy=False), device)
 
-        self.train_x, self.train_targets = put(dataset.train.features), put(dataset.train.targets)
-        self.validation = (put(dataset.validation.features), put(dataset.validation.targets))
-        self.test = (put(dataset.test.features), put(dataset.test.targets))
+        self.train_x, self.train_targets = here(dataset.train.features), here(dataset.train.targets)
+        self.validation = (here(dataset.validation.features), here(dataset.validation.targets))
+        self.test = (here(dataset.test.features), here(dataset.test.targets))
         # Targets trained on, one row per run, or one for all where there is no label noise.
         self.fit_targets = self.train_targets[None]
         noise = structure.data.label_noise
         if noise:
             labels = np.stack([noisy_labels(dataset, noise, seed) for seed in self.seeds])
-            self.fit_targets = put(labels[self.seed_of_run])
+            self.fit_targets = here(labels[self.seed_of_run])
 
     def orders(self, epoch: int) -> list[np.ndarray[Any, Any]]:
         """Row order of an epoch (from 1), one array per seed."""
@@ -69,15 +63,14 @@ class Rows:
     def minibatches(self, epoch: int) -> Iterator[Batch]:
         """Yield the Batch of each step of an epoch (from 1), as arrays."""
         n, size, steps = self.structure.shape.n_train, self.structure.batch_size, self.structure.steps_per_epoch
-        x, targets = as_arrays((self.train_x, self.fit_targets))
-        order = as_arrays(torch.from_numpy(np.stack(self.orders(epoch))[self._seed_of_group]).to(self.device))
-        of_run = order[self._group_of_run]  # [run, row]
-        own = as_arrays(torch.arange(len(targets), device=self.device))[:, None]
-        goals = targets[own, of_run] if len(targets) > 1 else targets[0][of_run]
+        orders = np.stack(self.orders(epoch))
+        order, of_run = put(orders[self._seed_of_group], self.device), put(orders[self.seed_of_run], self.device)
+        own = put(np.arange(len(of_run)) if len(self.fit_targets) > 1 else np.zeros(1, np.int64), self.device)
+        goals = self.fit_targets[own[:, None], of_run]  # [run, row]
         for step in range(steps):
             here = slice(step * size, min((step + 1) * size, n))
             noise = self.noise((epoch - 1) * steps + step + 1, here.stop - here.start)
-            rows = rows_at(x, order[:, here]).swapaxes(1, 2)
+            rows = rows_at(self.train_x, order[:, here]).swapaxes(1, 2)
             yield Batch(rows, goals[:, here], self.structure.ghost_size, noise)
 
     def noise(self, step: int, n: int) -> list[Noise]:
@@ -90,8 +83,7 @@ class Rows:
         ]
 
     def _per_run(self, per_seed: Sequence[np.ndarray[Any, Any]]) -> Array:
-        stacked = torch.from_numpy(np.stack(per_seed)).to(self.dtype)
-        return as_arrays(stacked[self.seed_of_run].to(self.device))
+        return put(np.stack(per_seed).astype(self.dtype)[self.seed_of_run], self.device)
 
 
 def order_ids(orders: Sequence[np.ndarray[Any, Any]]) -> list[str]:

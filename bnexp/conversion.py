@@ -24,14 +24,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
-
+from bnexp.lazy_torch import torch
 from bnexp.network import Parameters
 from bnexp.norms import Statistics, Switches
 from bnexp.plan import Structure
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Network(NamedTuple):

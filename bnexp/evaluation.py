@@ -6,13 +6,11 @@ Rows are evaluated in fixed chunks and, on a CPU, a few runs at a time, so that 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from bnexp.arrays import Array, as_arrays, as_tensors, library, over_samples, quiet
+from bnexp.arrays import Array, library, on_cpu, over_samples, quiet
 from bnexp.network import Parameters, forward, losses
 from bnexp.norms import Statistics
 from bnexp.plan import Structure
@@ -22,18 +20,18 @@ TOGETHER = 4  # runs evaluated at once on a CPU: more fall out of the cache, few
 
 
 class Evaluation(NamedTuple):
-    """Mean loss [run], accuracy or R² [run], and predicted classes or values [run, sample]."""
+    """Mean loss [run], accuracy or R² [run], and predicted classes or values [run, sample], as NumPy arrays."""
 
-    loss: Tensor
-    score: Tensor
-    predictions: Tensor
+    loss: np.ndarray[Any, Any]
+    score: np.ndarray[Any, Any]
+    predictions: np.ndarray[Any, Any]
 
 
 def evaluate(
     parameters: Parameters,
     given: Sequence[Statistics] | None,
-    x: Tensor,
-    targets: Tensor,
+    x: Array,
+    targets: Array,
     structure: Structure,
 ) -> Evaluation:
     """Evaluate every run on rows x [sample, in] with targets [sample] or [run, sample].
@@ -41,48 +39,44 @@ def evaluate(
     ``given``: the statistics that norms use; None: those of each chunk. R² = 1 − Σ(prediction − target)²/Σ(target −
     mean target)² over these rows.
     """
-    targets = targets.expand(parameters["weight1"].shape[0], -1)
-    rows, goals = as_arrays((x, targets))
+    targets = library(targets).broadcast_to(targets, (len(parameters["weight1"]), len(x)))
     with quiet():
         parts = [
-            [_joined(part, -1) for part in zip(*_chunks(own, statistics, rows, goals[here], structure), strict=True)]
+            [_joined(part, -1) for part in zip(*_chunks(own, statistics, x, targets[here], structure), strict=True)]
             for here, own, statistics in _groups(parameters, given)
         ]
-        loss, predictions = as_tensors([_joined(part, 0) for part in zip(*parts, strict=True)])
-    loss = loss.double()
-    if structure.shape.task == "classification":
-        accuracy = (predictions == targets).sum(-1).double() / len(x)
-        return Evaluation(loss.mean(-1), accuracy, predictions)
-    spread = targets.double() - targets.double().mean(-1, keepdim=True)
-    score = 1 - loss.sum(-1) / (spread * spread).sum(-1)
-    return Evaluation(loss.mean(-1), score, predictions)
+        loss, predictions = (on_cpu(_joined(part, 0)) for part in zip(*parts, strict=True))
+        loss, goals = loss.astype(np.float64), on_cpu(targets)
+        if structure.shape.task == "classification":
+            return Evaluation(loss.mean(-1), (predictions == goals).sum(-1) / len(x), predictions)
+        goals = goals.astype(np.float64)
+        spread = goals - goals.mean(-1, keepdims=True)
+        return Evaluation(loss.mean(-1), 1 - loss.sum(-1) / (spread * spread).sum(-1), predictions)
 
 
-def outputs(parameters: Parameters, given: Sequence[Statistics], x: Tensor, structure: Structure) -> Tensor:
+def outputs(parameters: Parameters, given: Sequence[Statistics], x: Array, structure: Structure) -> Array:
     """Logits of every run [run, out, sample] on rows x [sample, in], by the given statistics."""
     with quiet():
         groups = _groups(parameters, given)
-        found = [forward(own, as_arrays(x).T[None], structure, statistics).logits for _, own, statistics in groups]
-    return torch.cat(as_tensors(found))
+        return _joined([forward(own, x.T[None], structure, statistics).logits for _, own, statistics in groups], 0)
 
 
-def population_statistics(parameters: Parameters, x: Tensor, structure: Structure) -> list[Statistics]:
+def population_statistics(parameters: Parameters, x: Array, structure: Structure) -> list[Statistics]:
     """Ioffe & Szegedy's Alg. 2: means over one pass of the training rows, in stored order and full batches.
 
     E[x] ← mean of the batch means; Var[x] ← m/(m − 1) · mean of the biased batch variances, m the batch size.
     """
     if not structure.normalizes:
         return []
-    size, rows = structure.batch_size, as_arrays(x)
+    size = structure.batch_size
     starts = range(0, len(x) - size + 1, size)
     found: list[list[Statistics]] = []
     with quiet():
         for _, own, _ in _groups(parameters, None):
-            batches = [forward(own, rows[s : s + size].T[None], structure).statistics for s in starts]
+            batches = [forward(own, x[s : s + size].T[None], structure).statistics for s in starts]
             found.append([_population(layer, size) for layer in zip(*batches, strict=True)])
     return [
-        Statistics(*(torch.cat(as_tensors(list(parts))) for parts in zip(*layer, strict=True)))
-        for layer in zip(*found, strict=True)
+        Statistics(*(_joined(parts, 0) for parts in zip(*layer, strict=True))) for layer in zip(*found, strict=True)
     ]
 
 
@@ -106,10 +100,9 @@ def _joined(parts: Sequence[Array], axis: int) -> Array:
 def _groups(
     parameters: Parameters, given: Sequence[Statistics] | None
 ) -> Iterator[tuple[slice, Parameters, list[Statistics] | None]]:
-    """Runs that are evaluated together, as arrays: a few on a CPU, all at once elsewhere."""
+    """Runs that are evaluated together: a few on a CPU, all at once elsewhere."""
     n_runs = parameters["weight1"].shape[0]
-    together = TOGETHER if parameters["weight1"].device.type == "cpu" else n_runs
-    parameters, given = as_arrays((parameters, given))
+    together = TOGETHER if isinstance(parameters["weight1"], np.ndarray) else n_runs
     for start in range(0, n_runs, together):
         here = slice(start, start + together)
         statistics = None if given is None else [Statistics(s.mean[here], s.variance[here]) for s in given]

@@ -130,15 +130,13 @@ def _here(stacks: Sequence[Stack], job: Job) -> Iterator[Message]:
 
 
 def _train_stack(index: int, stack: Stack, job: Job) -> Iterator[Message]:
-    import torch
-
     shard_of_run = [place for place, shard in enumerate(stack.shards) for _ in shard.runs]
     ids = [run.id for run in stack.runs]
     began = last = time.perf_counter()
     try:
         dataset = job.datasets[stack.structure.data]
         exact = is_exact(stack, dataset) if index == 0 and job.device == "cpu" else None
-        for epoch in train(stack, dataset, torch.device(job.device), job.options):
+        for epoch in train(stack, dataset, job.device, job.options):
             now = time.perf_counter()
             if epoch.records or epoch.outcomes is not None or now - last > PROGRESS_EVERY:
                 last = now

@@ -5,6 +5,7 @@ Everything that can be wrong with the input is found before the folder is touche
 
 from __future__ import annotations
 
+import ctypes
 import json
 import platform
 import subprocess
@@ -13,11 +14,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 import bnexp
 from bnexp import source, store
@@ -131,6 +132,10 @@ def load_datasets(spec: Spec) -> dict[DataFields, Dataset]:
 
 def resolve_device(name: str) -> str:
     """``auto`` is CUDA where there is one, else the CPU; raise DeviceUnavailable for one that is not there."""
+    if name == "cpu" or (name == "auto" and not _may_have_cuda()):
+        return "cpu"
+    import torch  # takes a second, so only where there may be a device
+
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return "cuda" if there["cuda"] else "cpu"
@@ -139,6 +144,17 @@ def resolve_device(name: str) -> str:
     if not there[name]:
         raise DeviceUnavailable(f"--device {name}: not available to torch {torch.__version__} here; use --device cpu")
     return name
+
+
+def _may_have_cuda() -> bool:
+    """Whether a driver is there without which torch finds no device: CUDA's library, or ROCm's device file."""
+    for library in ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1", "libcuda.so"):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            continue
+        return True
+    return Path("/dev/kfd").exists()
 
 
 class _Study:
@@ -167,18 +183,7 @@ class _Study:
 
     def train(self) -> None:
         """Train the stacks, committing shard by shard; put the top CSVs together, also after an interruption."""
-        spec = self.spec
-        study = spec.study
-        options = Options(
-            study.evaluate,
-            study.evaluate_every,
-            study.fit_every,
-            study.probe,
-            study.track,
-            study.learned_at,
-            spec.measure,
-        )
-        job = Job(self.datasets, options, self.tables, self.outline.device)
+        job = Job(self.datasets, Options.of(self.spec), self.tables, self.outline.device)
         self.observer.begin(self.outline)
         try:
             for stack in self.outline.stacks:
@@ -205,7 +210,7 @@ class _Study:
         if message.outcomes is not None and message.arrays is not None:
             provenance = {
                 "device": _device_name(self.outline.device),
-                "torch": torch.__version__,
+                "torch": version("torch"),
                 "threads": 1,
                 "stack_runs": len(stack.runs),
                 "seconds": round(message.seconds, 3),
@@ -372,7 +377,7 @@ def _versions() -> dict[str, str]:
     return {
         "bnexp": bnexp.__version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "numpy": np.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
     }
@@ -380,6 +385,8 @@ def _versions() -> dict[str, str]:
 
 def _device_name(device: str) -> str:
     if device == "cuda":
+        import torch
+
         return f"cuda ({torch.cuda.get_device_name()})"
     return device
 

@@ -8,30 +8,33 @@ file, or in the user's cache folder.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import numpy as np
 
-try:
-    import numba
-except ImportError:  # no Numba for this Python yet: nobody calls these loops then, see AVAILABLE
-    numba = None
-
 Loop = TypeVar("Loop", bound=Callable[..., None])
 Array = np.ndarray[Any, Any]
 
-AVAILABLE = numba is not None
+AVAILABLE = find_spec("numba") is not None  # there may be no Numba for this Python yet: nobody calls these loops then
 SIGMOID, TANH, RELU, LINEAR = range(4)
 
 
 def _compiled(loop: Loop) -> Loop:
-    if not AVAILABLE:
-        return loop
-    compile_ = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-    compiled: Loop = compile_(loop)
-    return compiled
+    """The loop, compiled for the kinds of numbers with which it is called; Numba is imported at the first call."""
+
+    @functools.wraps(loop)
+    def first(*arguments: Any) -> None:
+        import numba
+
+        compile_ = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+        compiled = globals()[loop.__name__] = compile_(loop)
+        compiled(*arguments)
+
+    return first  # type: ignore[return-value]
 
 
 @_compiled
@@ -216,7 +219,7 @@ def move_towards(x: Array, share: Array, goal: Array, factor: Any) -> None:
 
 @_compiled
 def summarize(x: Array, near: Any, kind: int, level: Any, found: Array) -> None:
-    """Mean, biased SD, share near 0 and share saturated of each unit, to found [run, unit, ≥ 4] in this order, float64.
+    """Mean, biased SD, share near 0, share saturated, minimum, maximum of each unit, to found [run, unit, 6], float64.
 
     x [run, unit, sample]. Saturated: ``kind`` SIGMOID: x(1 − x) < level; TANH: |x| > level; RELU: x = 0; LINEAR: none.
     """
@@ -225,7 +228,7 @@ def summarize(x: Array, near: Any, kind: int, level: Any, found: Array) -> None:
     for run in range(runs):
         for unit in range(units):
             row = x[run, unit]
-            total, square, small, saturated = 0.0, 0.0, 0, 0
+            total, square, small, saturated, strange = 0.0, 0.0, 0, 0, 0
             for i in range(n):
                 total += row[i]
             mean = total / n
@@ -233,6 +236,7 @@ def summarize(x: Array, near: Any, kind: int, level: Any, found: Array) -> None:
                 square += (row[i] - mean) * (row[i] - mean)
             for i in range(n):
                 small += abs(row[i]) <= near
+                strange += row[i] != row[i]
             if kind == SIGMOID:
                 for i in range(n):
                     saturated += row[i] * (one - row[i]) < level
@@ -242,8 +246,14 @@ def summarize(x: Array, near: Any, kind: int, level: Any, found: Array) -> None:
             elif kind == RELU:
                 for i in range(n):
                     saturated += row[i] == 0
+            low, high = row[0], row[0]
+            for i in range(n):
+                low = row[i] if row[i] < low else low
+                high = row[i] if row[i] > high else high
             found[run, unit, 0], found[run, unit, 1] = mean, math.sqrt(square / n)
             found[run, unit, 2], found[run, unit, 3] = small / n, saturated / n
+            found[run, unit, 4] = math.nan if strange else low
+            found[run, unit, 5] = math.nan if strange else high
 
 
 @_compiled

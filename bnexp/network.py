@@ -15,10 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from bnexp.arrays import Array, as_tensors, computed_by_numpy, library, over_classes, picked, product
+from bnexp.arrays import Array, as_tensors, computed_by_numpy, library, on_cpu, over_classes, picked, product
+from bnexp.lazy_torch import torch
 from bnexp.noise import Noise, apply_noise
 from bnexp.norms import (
     Statistics,
@@ -77,7 +76,7 @@ class Gradients(NamedTuple):
 def sigmoid(a: Array, out: Array | None = None) -> Array:
     """1/(1 + exp(−a)), for arrays as ½(1 + tanh(a/2))."""
     if not isinstance(a, np.ndarray):
-        return torch.sigmoid(a)
+        return library(a).sigmoid(a)
     found = np.multiply(a, 0.5, out=out)
     np.tanh(found, out=found)
     found += 1
@@ -87,12 +86,12 @@ def sigmoid(a: Array, out: Array | None = None) -> Array:
 
 def tanh(a: Array, out: Array | None = None) -> Array:
     """The hyperbolic tangent."""
-    return np.tanh(a, out=out) if isinstance(a, np.ndarray) else torch.tanh(a)
+    return np.tanh(a, out=out) if isinstance(a, np.ndarray) else library(a).tanh(a)
 
 
 def relu(a: Array, out: Array | None = None) -> Array:
     """max(a, 0)."""
-    return np.maximum(a, 0, out=out) if isinstance(a, np.ndarray) else torch.relu(a)
+    return np.maximum(a, 0, out=out) if isinstance(a, np.ndarray) else library(a).relu(a)
 
 
 def identity(a: Array, out: Array | None = None) -> Array:
@@ -132,9 +131,9 @@ def forward(
     g = ACTIVATIONS[structure.activation]
     statistics: list[Statistics] = []
     taps: Taps = []
-    outputs: list[Tensor] = []
+    outputs: list[Array] = []
     for layer in range(1, structure.n_layers):
-        here: dict[str, Tensor] = {}
+        here: dict[str, Array] = {}
         x = here["preactivation"] = linear(parameters[f"weight{layer}"], x, parameters.get(f"bias{layer}"))
         if structure.placement == "post":
             x = here["activation"] = g(x)
@@ -206,8 +205,8 @@ def loss_and_gradients_by_autograd(parameters: Parameters, batch: Batch, structu
 # --- initialisation ---------------------------------------------------------------------------------------------------
 
 
-def initialize(structure: Structure, runs: Sequence[Run], dtype: torch.dtype = torch.float32) -> Parameters:
-    """Initial parameters of a stack, on the CPU; γ and β only if some run learns one.
+def initialize(structure: Structure, runs: Sequence[Run], dtype: str = "float32") -> Parameters:
+    """Initial parameters of a stack, NumPy arrays; γ and β only if some run learns one.
 
     Weights are a function of (seed, layer) alone, so runs of one seed share them. Identity and standardize starts are
     set afterwards by ``calibrate``.
@@ -245,7 +244,7 @@ def draw_layer(
 
 
 def calibrate(
-    parameters: Parameters, running: list[Statistics], structure: Structure, runs: Sequence[Run], x: Tensor
+    parameters: Parameters, running: list[Statistics], structure: Structure, runs: Sequence[Run], x: Array
 ) -> None:
     """Set γ, β of runs that start as ``identity`` or ``standardize``, in place, layer by layer over all rows x [in, n].
 
@@ -261,40 +260,37 @@ def calibrate(
         for layer in range(1, structure.n_layers):
             here = forward(own, x[None], structure, with_taps=True).taps[layer - 1]
             a = here["preactivation" if structure.placement == "pre" else "activation"]
-            mean, variance = a.mean(-1), a.var(-1, correction=0)
-            root = torch.sqrt(variance + structure.eps)
+            mean = a.mean(-1)
+            variance = ((a - mean[:, :, None]) ** 2).mean(-1)
+            root = np.sqrt(variance + structure.eps)
             if kind == "identity":
                 n_in, n_out = structure.widths[layer - 1], structure.widths[layer]
-                missing = (
-                    None if structure.has_bias(layer) else draw_layer(run.seed, layer, n_in, n_out, *_scheme(run))[1]
-                )
-                own[f"gamma{layer}"].copy_(root)
-                own[f"beta{layer}"].copy_(mean if missing is None else mean + torch.from_numpy(missing).to(mean))
-                running[layer - 1].mean[index : index + 1] = mean
-                running[layer - 1].variance[index : index + 1] = variance
+                # The bias that ``none`` has here, where this norm has none.
+                bias = 0.0 if structure.has_bias(layer) else draw_layer(run.seed, layer, n_in, n_out, *_scheme(run))[1]
+                own[f"gamma{layer}"][:], own[f"beta{layer}"][:] = root, mean + bias
+                running[layer - 1].mean[index], running[layer - 1].variance[index] = mean[0], variance[0]
             else:
-                own[f"gamma{layer}"].copy_(1 / root)
-                own[f"beta{layer}"].copy_(-mean / root)
+                own[f"gamma{layer}"][:], own[f"beta{layer}"][:] = 1 / root, -mean / root
 
 
-def initial_running(structure: Structure, n_runs: int, dtype: torch.dtype = torch.float32) -> list[Statistics]:
+def initial_running(structure: Structure, n_runs: int, dtype: str = "float32") -> list[Statistics]:
     """Running statistics before any step, as torch: mean 0, variance 1, per hidden layer; none without a norm."""
     if not structure.normalizes:
         return []
     shapes = [(n_runs, width) for width in structure.hidden]
-    return [Statistics(torch.zeros(shape, dtype=dtype), torch.ones(shape, dtype=dtype)) for shape in shapes]
+    return [Statistics(np.zeros(shape, dtype), np.ones(shape, dtype)) for shape in shapes]
 
 
-def one_run(parameters: Mapping[str, Tensor], index: int) -> Parameters:
+def one_run(parameters: Mapping[str, Array], index: int) -> Parameters:
     """Views of one run's parameters, with a run axis of length 1."""
     return {name: tensor[index : index + 1] for name, tensor in parameters.items()}
 
 
-def init_ids(parameters: Mapping[str, Tensor], structure: Structure) -> list[str]:
+def init_ids(parameters: Mapping[str, Array], structure: Structure) -> list[str]:
     """Per run, ``w`` + 16 hex of SHA-256 over its float32 weight matrices in layer order."""
     hashes = [hashlib.sha256() for _ in range(parameters["weight1"].shape[0])]
     for layer in range(1, structure.n_layers + 1):
-        for index, matrix in enumerate(parameters[f"weight{layer}"].float().cpu().numpy()):
+        for index, matrix in enumerate(on_cpu(parameters[f"weight{layer}"])):
             hashes[index].update(np.ascontiguousarray(matrix, dtype="<f4").tobytes())
     return ["w" + found.hexdigest()[:16] for found in hashes]
 
@@ -311,5 +307,5 @@ def _start(run: Run, name: str) -> float:
     return value if learned and isinstance(value, int | float) else neutral
 
 
-def _stack(arrays: Sequence[np.ndarray[Any, Any]], dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(np.stack(arrays)).to(dtype)
+def _stack(arrays: Sequence[np.ndarray[Any, Any]], dtype: str) -> Array:
+    return np.stack(arrays).astype(dtype)

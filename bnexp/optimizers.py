@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from bnexp.arrays import Array, library, per_run, subtract_scaled
+from bnexp.arrays import Array, library, per_run, put, subtract_scaled
 from bnexp.network import Parameters
 from bnexp.plan import Run, Structure
 from bnexp.trained import trained_masks
@@ -45,14 +44,14 @@ class Optimizer(NamedTuple):
     update: Callable[[Parameters, Parameters, State, Knobs, Array], None]
 
 
-def make_knobs(structure: Structure, runs: Sequence[Run], dtype: torch.dtype, device: torch.device) -> Knobs:
+def make_knobs(structure: Structure, runs: Sequence[Run], dtype: str, device: str) -> Knobs:
     """Collect the runs' knobs into tensors."""
     train = [run.setting.train for run in runs]
 
-    def column(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=device)
+    def column(values: Sequence[float]) -> Array:
+        return put(np.array(values, dtype), device)
 
-    masks = {name: mask.to(dtype=dtype, device=device) for name, mask in trained_masks(structure, runs).items()}
+    masks = {name: put(mask.astype(dtype), device) for name, mask in trained_masks(structure, runs).items()}
     return Knobs(
         column([t.momentum for t in train]),
         column([t.weight_decay for t in train]),

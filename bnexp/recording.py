@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from bnexp.arrays import Array, as_tensors, library, on_cpu, quiet
 from bnexp.batches import Rows
 from bnexp.evaluation import evaluate, population_statistics, probe_rows
 from bnexp.measures import MEASURES, LastStep, Measure, NextStep, Reading, Record
 from bnexp.network import Batch, Parameters, forward
 from bnexp.norms import Statistics
 from bnexp.plan import Run, Structure
+from bnexp.spec import Spec
 
 
 class Outcome(NamedTuple):
@@ -57,6 +57,12 @@ class Options:
     learned_at: float
     measure: Mapping[str, Mapping[str, Any]]
 
+    @classmethod
+    def of(cls, spec: Spec) -> Options:
+        """Those of a spec."""
+        s = spec.study
+        return cls(s.evaluate, s.evaluate_every, s.fit_every, s.probe, s.track, s.learned_at, spec.measure)
+
 
 class State(NamedTuple):
     """A stack between two epochs. ``last`` and ``means`` (the minibatches') are None at epoch 0."""
@@ -64,7 +70,7 @@ class State(NamedTuple):
     parameters: Parameters
     running: list[Statistics]
     last: LastStep | None
-    means: Mapping[str, Tensor] | None
+    means: Mapping[str, Array] | None
     diverged: Sequence[int | None]
     identities: Sequence[str]
 
@@ -75,12 +81,13 @@ class Recorder:
     def __init__(self, structure: Structure, runs: Sequence[Run], rows: Rows, options: Options) -> None:
         self.structure, self.runs, self.rows, self.options = structure, runs, rows, options
         chosen = probe_rows(structure.shape.n_train, options.probe)
-        x = rows.train_x[chosen].expand(len(runs), -1, -1).contiguous().transpose(1, 2)
-        self.probe = Batch(x, rows.fit_targets[:, chosen].expand(len(runs), -1))
+        targets = rows.fit_targets[:, chosen]
+        of_each = targets if len(targets) > 1 else library(targets).concatenate([targets] * len(runs))
+        self.probe = Batch(rows.train_x[chosen].T[None], of_each)
         self.measures = [(MEASURES[name], options.measure[name]) for name in options.measure]
-        self.memory: dict[str, dict[str, Tensor]] = {name: {} for name in options.measure}
+        self.memory: dict[str, dict[str, Array]] = {name: {} for name in options.measure}
         self.within: list[Record] = []  # what was read inside the epoch
-        self.predictions: Tensor | None = None
+        self.predictions: np.ndarray[Any, Any] | None = None
 
     def due(self, every: int, epoch: int, first: int = 0) -> bool:
         """Whether something with this cadence is due; the first and the last epoch always are."""
@@ -101,7 +108,8 @@ class Recorder:
         """Let the measures look that read the first step of an epoch."""
         for measure, options in self.measures:
             if measure.read_step and self.due(options["every"], step.epoch, first=1):
-                self.within += measure.read_step(step._replace(options=options))
+                seen = step if measure.by_arrays else as_tensors(step)
+                self.within += measure.read_step(seen._replace(options=options))
 
     def reads_last_step(self, epoch: int) -> bool:
         """Whether some measure will ask for the last step of this epoch."""
@@ -122,12 +130,17 @@ class Recorder:
         )  # fmt: skip
 
     def _own(self, reading: Reading, measure: Measure, options: Mapping[str, Any]) -> Reading:
-        return reading._replace(options=options, memory=self.memory[measure.name])
+        seen = reading if measure.by_arrays else as_tensors(reading)
+        return seen._replace(options=options, memory=self.memory[measure.name])
 
     # --- after an epoch -----------------------------------------------------------------------------------------------
 
     def epoch(self, epoch: int, state: State) -> Epoch:
         """Record what is due after an epoch. A diverged run's rows end with the epoch in which it diverged."""
+        with quiet():
+            return self._epoch(epoch, state)
+
+    def _epoch(self, epoch: int, state: State) -> Epoch:
         present = [at is None or at == epoch for at in state.diverged]
         records: list[Record] = []
         curves = self._curves(epoch, state, present, records)
@@ -141,8 +154,9 @@ class Recorder:
         records += (r._replace(present=present if r.present is None else _both(present, r.present)) for r in found)
         outcomes = self.outcomes(curves, state) if epoch == self.structure.epochs else None
         alive = [at is None for at in state.diverged]
-        loss = state.means["train_loss"] if state.means else torch.full((1,), math.nan)
-        shown = float(loss[loss.isfinite()].mean()) if bool(loss.isfinite().any()) else math.nan
+        loss = on_cpu(state.means["train_loss"]) if state.means else np.full(1, math.nan)
+        finite = loss[np.isfinite(loss)]
+        shown = float(finite.mean()) if len(finite) else math.nan
         return Epoch(epoch, records, alive, shown, outcomes, lambda: self.arrays(state))
 
     def last(self, state: State) -> Epoch:
@@ -151,23 +165,23 @@ class Recorder:
         outcomes = self.outcomes({}, state)
         return Epoch(self.structure.epochs, [], alive, math.nan, outcomes, lambda: self.arrays(state))
 
-    def _curves(self, epoch: int, state: State, present: Sequence[bool], records: list[Record]) -> Mapping[str, Tensor]:
+    def _curves(self, epoch: int, state: State, present: Sequence[bool], records: list[Record]) -> Mapping[str, Array]:
         """Evaluate if it is due, or if a run has just diverged; add the row and return its columns."""
         just_ended = [at == epoch for at in state.diverged]
         due = self.due(self.options.evaluate_every, epoch)
         if not (due or any(just_ended)):
             return {}
         curves = {**(state.means or {}), **self.evaluations(epoch, state.parameters, state.running)}
-        values = torch.stack([column.double() for column in curves.values()], 1)
+        values = np.stack([on_cpu(column).astype(np.float64) for column in curves.values()], 1)
         records.append(Record("curves", (), tuple(curves), values, present if due else just_ended))
         return curves
 
-    def evaluations(self, epoch: int, parameters: Parameters, running: list[Statistics]) -> dict[str, Tensor]:
+    def evaluations(self, epoch: int, parameters: Parameters, running: list[Statistics]) -> dict[str, Array]:
         """Loss and accuracy (R²) on all training rows when due, on validation and on test rows, by each statistics."""
         splits = [("val", *self.rows.validation), ("test", *self.rows.test)]
         if self.due(self.options.fit_every, epoch):
             splits.insert(0, ("fit", self.rows.train_x, self.rows.fit_targets))
-        columns: dict[str, Tensor] = {}
+        columns: dict[str, Array] = {}
         for kind in self.options.evaluate:
             given: list[Statistics] | None = running
             if kind == "population":
@@ -184,7 +198,7 @@ class Recorder:
                         self.predictions = found.predictions
         return columns
 
-    def outcomes(self, curves: Mapping[str, Tensor], state: State) -> list[Outcome]:
+    def outcomes(self, curves: Mapping[str, Array], state: State) -> list[Outcome]:
         """One Outcome per run; a diverged run has no final metrics and has not learned."""
         values = {name: column.tolist() for name, column in curves.items()}
         found = []
@@ -206,12 +220,12 @@ class Recorder:
 
     def arrays(self, state: State) -> dict[str, np.ndarray[Any, Any]]:
         """Copies of weights, running statistics and final test predictions, run axis first."""
-        found = {name: tensor.detach().cpu().numpy().copy() for name, tensor in state.parameters.items()}
+        found = {name: on_cpu(array).copy() for name, array in state.parameters.items()}
         for layer, statistics in enumerate(state.running, start=1):
-            found[f"running_mean{layer}"] = statistics.mean.cpu().numpy().copy()
-            found[f"running_variance{layer}"] = statistics.variance.cpu().numpy().copy()
+            found[f"running_mean{layer}"] = on_cpu(statistics.mean).copy()
+            found[f"running_variance{layer}"] = on_cpu(statistics.variance).copy()
         if self.predictions is not None and self.structure.shape.task == "classification":
-            found["test_correct"] = (self.predictions == self.rows.test[1]).cpu().numpy()
+            found["test_correct"] = self.predictions == on_cpu(self.rows.test[1])
         return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bnexp.arrays import on_cpu
 from bnexp.layout import OUTCOMES, Column, Table
 from bnexp.measures import MEASURES, Record
 from bnexp.plan import Run
@@ -95,8 +96,7 @@ def encode(
 
 def _numbers(record: Record) -> list[list[float]]:
     # Adding zero turns −0 into 0: its sign can depend on neighbours that need an affine transform.
-    values = record.values if isinstance(record.values, np.ndarray) else record.values.cpu().numpy()
-    numbers: list[list[float]] = (values.astype(np.float64) + 0.0).tolist()
+    numbers: list[list[float]] = (on_cpu(record.values).astype(np.float64) + 0.0).tolist()
     return numbers
 
 

@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bnexp.plan import Run, Structure
 from bnexp.rng import stream
 
 
-def trained_masks(structure: Structure, runs: Sequence[Run]) -> dict[str, Tensor]:
+def trained_masks(structure: Structure, runs: Sequence[Run]) -> dict[str, np.ndarray]:
     """For each parameter that some run does not train entirely: 1 where it is trained, else 0, run axis first.
 
     Shapes broadcast to the parameter: [run, 1(, 1)], or the parameter's own where single weights are chosen.
@@ -31,12 +29,13 @@ def trained_masks(structure: Structure, runs: Sequence[Run]) -> dict[str, Tensor
             trained = [_is_trained(run, kind, output) for run in runs]
             if not all(trained):
                 shape = (-1, 1, 1) if kind == "weight" else (-1, 1)
-                masks[f"{kind}{layer}"] = torch.tensor(trained, dtype=torch.float64).view(shape)
+                masks[f"{kind}{layer}"] = np.array(trained, np.float64).reshape(shape)
     for index, run in enumerate(runs):
         if run.setting.train.only == "random":
             for layer, chosen in enumerate(chosen_weights(run), start=1):
-                mask = masks[f"weight{layer}"].expand(len(runs), *chosen.shape).clone()
-                mask[index] = torch.from_numpy(chosen)
+                shape = (len(runs), *chosen.shape)
+                mask = np.broadcast_to(masks[f"weight{layer}"], shape).copy()
+                mask[index] = chosen
                 masks[f"weight{layer}"] = mask
     return masks
 

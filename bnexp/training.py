@@ -9,12 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from bnexp import kernels
-from bnexp.arrays import Array, as_arrays, as_tensors, library, over_samples, quiet
+from bnexp.arrays import Array, copied, library, on_cpu, over_samples, put, quiet
 from bnexp.batches import Rows
 from bnexp.data import Dataset
 from bnexp.gradients import loss_and_gradients
@@ -29,24 +29,25 @@ from bnexp.recording import Epoch, Options, Recorder, State
 def train(
     stack: Stack,
     dataset: Dataset,
-    device: torch.device,
+    device: str,
     options: Options,
-    dtype: torch.dtype = torch.float32,
+    dtype: str = "float32",
 ) -> Iterator[Epoch]:
     """Train a stack and yield an Epoch for the initialisation (number 0) and after every epoch."""
     structure, runs = stack.structure, stack.runs
     rows = Rows(structure, runs, dataset, dtype, device)
-    tensors = initialize(structure, runs, dtype)
-    identities = init_ids(tensors, structure)
-    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-    start = [Statistics(*(t.to(device) for t in s)) for s in initial_running(structure, len(runs), dtype)]
-    calibrate(tensors, start, structure, runs, rows.train_x.T)
+    start = initialize(structure, runs, dtype)
+    identities = init_ids(start, structure)
+    running = initial_running(structure, len(runs), dtype)
+    with quiet():
+        calibrate(start, running, structure, runs, dataset.train.features.T.astype(dtype, copy=False))
 
-    # From here on arrays: NumPy's on a CPU. They share their memory with the tensors, and steps change them in place.
-    optimizer, knobs = make_optimizer(structure), as_arrays(make_knobs(structure, runs, dtype, device))
-    parameters, running = as_arrays(tensors), as_arrays(start)
+    # Arrays: NumPy's on a CPU, tensors elsewhere. Steps change them in place.
+    parameters = {name: put(array, device) for name, array in start.items()}
+    running = [Statistics(*(put(array, device) for array in one)) for one in running]
+    optimizer, knobs = make_optimizer(structure), make_knobs(structure, runs, dtype, device)
     state = optimizer.init(parameters)
-    keep = as_arrays(torch.tensor([run.setting.model.statistics_momentum for run in runs], dtype=dtype, device=device))
+    keep = put(np.array([run.setting.model.statistics_momentum for run in runs], dtype), device)
     differentiate = make_step(parameters, structure, device)
     recorder = Recorder(structure, runs, rows, options)
     diverged: list[int | None] = [None] * len(runs)
@@ -55,21 +56,20 @@ def train(
 
     for epoch in range(structure.epochs + 1):
         if epoch > 0:
-            rates = as_arrays(learning_rates(runs, structure, epoch, dtype, device))
+            rates = put(learning_rates(runs, structure, epoch, dtype), device)
             minibatches = _Sums()
             with quiet():
                 for index, batch in enumerate(rows.minibatches(epoch), start=1):
                     if index == 1 and recorder.reads_next_step(epoch):
-                        now = (parameters, batch, optimizer, state, knobs, rates)
-                        recorder.before_first_step(NextStep(epoch, *as_tensors(now), structure, runs, {}))
+                        recorder.before_first_step(
+                            NextStep(epoch, parameters, batch, optimizer, state, knobs, rates, structure, runs, {})
+                        )
                     step = differentiate(batch)
                     # A learning rate of NaN stops a run whose loss is no number: every parameter becomes NaN.
                     xp = library(step.loss)
                     lr = xp.where(xp.isfinite(step.loss), rates, math.nan)
                     if index == structure.steps_per_epoch and recorder.reads_last_step(epoch):
-                        before = {name: tensor.clone() for name, tensor in tensors.items()}
-                        gradients = {name: tensor.clone() for name, tensor in as_tensors(step.gradients).items()}
-                        last = LastStep(before, gradients, as_tensors(lr))
+                        last = LastStep(_copies(parameters), _copies(step.gradients), lr)
                     optimizer.update(parameters, step.gradients, state, knobs, lr)
                     size = structure.ghost_size or batch.x.shape[-1]
                     for old, new in zip(running, step.statistics, strict=True):
@@ -77,23 +77,27 @@ def train(
                     minibatches.add(step, batch.targets.shape[-1])
                     if recorder.traces_steps:
                         count = (epoch - 1) * structure.steps_per_epoch + index
-                        recorder.after_step(epoch, count, tensors, as_tensors(running))
-            finite = all_finite(tensors).tolist()
+                        recorder.after_step(epoch, count, parameters, running)
+            finite = all_finite(parameters)
             diverged = [epoch if at is None and not ok else at for at, ok in zip(diverged, finite, strict=True)]
-        means = as_tensors(minibatches.means()) if minibatches else None
-        now = State(tensors, as_tensors(running), last, means, diverged, identities)
+        means = minibatches.means() if minibatches else None
+        now = State(parameters, running, last, means, diverged, identities)
         yield recorder.epoch(epoch, now)
         if all(at is not None for at in diverged) and epoch < structure.epochs:
             yield recorder.last(now)
             return
 
 
-def make_step(parameters: Parameters, structure: Structure, device: torch.device) -> Callable[[Batch], Gradients]:
+def _copies(arrays: Parameters) -> Parameters:
+    return {name: copied(array) for name, array in arrays.items()}
+
+
+def make_step(parameters: Parameters, structure: Structure, device: str) -> Callable[[Batch], Gradients]:
     """A function from a minibatch to loss and gradients at the parameters, which are read anew at each call.
 
     On a CPU what it returns is overwritten by its next call.
     """
-    if device.type != "cpu" or structure.noise != "none" or not kernels.AVAILABLE:
+    if device != "cpu" or structure.noise != "none" or not kernels.AVAILABLE:
         return lambda batch: loss_and_gradients(parameters, batch, structure)
     from bnexp.cpu_step import CpuStep
 
@@ -114,23 +118,22 @@ def is_exact(stack: Stack, dataset: Dataset) -> bool:
     together = _three_steps(stack.structure, runs, dataset)
     for index in (0, len(runs) - 1):
         alone = _three_steps(stack.structure, [runs[index]], dataset)
-        if not all(torch.equal(tensor[0], together[name][index]) for name, tensor in alone.items()):
+        if not all(np.array_equal(array[0], together[name][index], equal_nan=True) for name, array in alone.items()):
             return False
     return True
 
 
 def _three_steps(structure: Structure, runs: Sequence[Run], dataset: Dataset) -> Parameters:
-    device, dtype = torch.device("cpu"), torch.float32
-    rows, tensors = Rows(structure, runs, dataset, dtype, device), initialize(structure, runs, dtype)
-    knobs, optimizer = as_arrays(make_knobs(structure, runs, dtype, device)), make_optimizer(structure)
-    parameters, lr = as_arrays(tensors), as_arrays(torch.full((len(runs),), 0.1))
+    rows, parameters = Rows(structure, runs, dataset, "float32", "cpu"), initialize(structure, runs)
+    knobs, optimizer = make_knobs(structure, runs, "float32", "cpu"), make_optimizer(structure)
+    lr = np.full(len(runs), 0.1, np.float32)
     state = optimizer.init(parameters)
-    differentiate = make_step(parameters, structure, device)
+    differentiate = make_step(parameters, structure, "cpu")
     with quiet():
         for batch in itertools.islice(rows.minibatches(1), 3):
             step = differentiate(batch)
             optimizer.update(parameters, step.gradients, state, knobs, lr)
-    return tensors
+    return parameters
 
 
 class _Sums:
@@ -141,7 +144,7 @@ class _Sums:
         self._correct: list[Array] = []
 
     def add(self, step: Gradients, n: int) -> None:
-        self._losses.append(step.loss + 0)  # a copy: the step's memory is used again
+        self._losses.append(copied(step.loss))  # the step's memory is used again
         if step.correct is not None:
             self._correct.append(step.correct / n)
 
@@ -159,9 +162,7 @@ def _mean(steps: Sequence[Array]) -> Array:
     return over_samples(xp.stack(steps, 1)[:, None])[:, 0] / len(steps)
 
 
-def learning_rates(
-    runs: Sequence[Run], structure: Structure, epoch: int, dtype: torch.dtype, device: torch.device
-) -> Tensor:
+def learning_rates(runs: Sequence[Run], structure: Structure, epoch: int, dtype: str) -> np.ndarray[Any, Any]:
     """Learning rate of each run in an epoch (from 1), shape [run].
 
     constant; step: lr · step_factor^⌊(epoch − 1)/step_every⌋; cosine: lr · ½(1 + cos(π(epoch − 1)/epochs)).
@@ -175,10 +176,11 @@ def learning_rates(
         elif structure.schedule == "cosine":
             factor = 0.5 * (1 + math.cos(math.pi * done / structure.epochs))
         rates.append(run.setting.train.lr * factor)
-    return torch.tensor(rates, dtype=torch.float64).to(dtype).to(device)
+    return np.array(rates, np.float64).astype(dtype)
 
 
-def all_finite(parameters: Parameters) -> Tensor:
-    """Whether all numbers of a run are finite, shape [run]."""
-    found = [tensor.isfinite().flatten(1).all(1) for tensor in parameters.values()]
-    return torch.stack(found).all(0)
+def all_finite(parameters: Parameters) -> list[bool]:
+    """Whether all numbers of each run are finite."""
+    found = [on_cpu(library(array).isfinite(array.reshape(len(array), -1)).all(1)) for array in parameters.values()]
+    together: list[bool] = np.asarray(np.stack(found).all(0)).tolist()
+    return together

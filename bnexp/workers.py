@@ -1,8 +1,8 @@
 """Processes to train in, and one thread for each: how they are started, spoken to and ended. No torch here.
 
 A worker has one intra-op thread (two threads on small arrays can be a hundred times slower), ignores Ctrl-C and ends
-when its parent's pipe closes. On Linux workers are forked from a small server that has imported torch once, while this
-process was still reading the spec; elsewhere each is started afresh.
+when its parent's pipe closes. On Linux workers are forked from a small server that imports what they need once, while
+this process is still reading the spec; elsewhere each is started afresh.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 HELD = (signal.SIGINT, signal.SIGTERM)
-PRELOADED = ["bnexp.executors", "bnexp.cli"]
+PRELOADED = ["bnexp.preload"]
 FORKS = sys.platform == "linux"  # on macOS a fork after its BLAS was loaded may crash
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
 
@@ -29,7 +30,7 @@ def available_cores() -> int:
 
 
 def warm_up() -> None:
-    """Let the server of workers start and import torch meanwhile; nothing where there is none."""
+    """Let the server of workers start; it imports what they need meanwhile. Nothing where there is none."""
     if FORKS:
         multiprocessing.set_forkserver_preload(PRELOADED)
         with _single_threaded(), _signals_held():
@@ -39,7 +40,7 @@ def warm_up() -> None:
 def start_worker(live: Callable[[Connection], None]) -> tuple[Connection, BaseProcess]:
     """Start a process that lives as ``live(pipe)``, by its importable name; return our end of the pipe and it."""
     warm_up()
-    context = multiprocessing.get_context("forkserver" if FORKS else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if FORKS else "spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_live, args=(live, theirs), daemon=True)
     with _single_threaded(), _signals_held():
@@ -62,17 +63,19 @@ def _live(live: Callable[[Connection], None], pipe: Connection) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One intra-op thread for torch and for every BLAS in this process."""
-    import torch
+    """One intra-op thread for every BLAS in this process, and for torch, which may be imported meanwhile."""
     from threadpoolctl import threadpool_limits
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(1)
     try:
-        with threadpool_limits(limits=1):
+        with _single_threaded(), threadpool_limits(limits=1):
             yield
     finally:
-        torch.set_num_threads(threads)
+        if torch:
+            torch.set_num_threads(threads)
 
 
 @contextmanager

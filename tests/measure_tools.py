@@ -52,7 +52,7 @@ def study(
 def trained(spec, dataset, runs):
     """Each epoch of a float64 stack with the arrays of that moment."""
     stack = stack_of(runs)
-    epochs = train(stack, dataset, torch.device("cpu"), options_of(spec), torch.float64)
+    epochs = train(stack, dataset, "cpu", options_of(spec), "float64")
     return [(epoch, epoch.arrays()) for epoch in epochs]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tools import MNIST, ROOT, make_dataset, make_spec, options_of, runs_of, stack_of
+from tools import MNIST, ROOT, initial_running, initialize, make_dataset, make_spec, options_of, runs_of, stack_of
 
 import bnexp.executors
 import bnexp.experiment
@@ -17,7 +17,7 @@ from bnexp.data import noisy_labels
 from bnexp.errors import DamagedResults, DeviceUnavailable, FolderInUse, ResultsError, StorageError, UsageError
 from bnexp.experiment import Request, load_datasets, resolve_device, run_experiment
 from bnexp.loading import load_spec
-from bnexp.network import forward, initial_running, initialize, one_run
+from bnexp.network import forward, one_run
 from bnexp.results import load_results
 from bnexp.store import locked
 from bnexp.training import train
@@ -276,7 +276,7 @@ def test_label_noise_is_trained_on_and_fit_measures_it():
     text = "data: {name: digits, label_noise: 1, validation: 0}\nseeds: 2\ntrain: {epochs: 1}\nmeasure: []"
     spec, dataset = make_spec(text), make_dataset(n_train=400)
     runs = runs_of(spec, dataset)
-    epochs = list(train(stack_of(runs), dataset, torch.device("cpu"), options_of(spec)))
+    epochs = list(train(stack_of(runs), dataset, "cpu", options_of(spec)))
     record = next(r for r in epochs[0].records if r.table == "curves")
     values = dict(zip(record.columns, record.values[0].tolist(), strict=True))
     parameters = one_run(initialize(runs[0].structure, runs), 0)

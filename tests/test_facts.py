@@ -5,18 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tools import make_dataset, make_spec, outcome_of_each, runs_of, train_runs
+from tools import initial_running, initialize, make_dataset, make_spec, outcome_of_each, runs_of, train_runs
 
+from bnexp.arrays import as_arrays
 from bnexp.data import load_dataset
 from bnexp.gradients import loss_and_gradients
-from bnexp.network import (
-    Batch,
-    calibrate,
-    forward,
-    init_ids,
-    initial_running,
-    initialize,
-)
+from bnexp.network import Batch, calibrate, forward, init_ids
 from bnexp.norms import NORMS, Statistics, affine_transform, normalize_by_batch, normalize_by_statistics
 from bnexp.plan import DataShape, structure_of
 from bnexp.spec import DataFields, NormName
@@ -107,7 +101,7 @@ def test_identity_start_gives_the_logits_of_none(placement, activation):
     x = rows_of(dataset, 3)
     structure = full[0].structure
     running = initial_running(structure, 3, F64)
-    calibrate(parameters, running, structure, full, x[0])
+    calibrate(*as_arrays((parameters, running)), structure, full, x[0].numpy())
     expected = forward(plain, x, none[0].structure).logits
     for given in (None, running):  # by the batch of all rows, and as model.eval() does
         logits = forward(parameters, x, structure, given).logits
@@ -121,7 +115,7 @@ def test_affine_started_as_standardize_starts_as_standardize(placement):
     init = "gamma_init: standardize, beta_init: standardize"
     _, _, runs, parameters = network(f"model: {{norm: affine, {init}, {shape}}}\nseeds: 2", dataset)
     x = rows_of(dataset, 2)
-    calibrate(parameters, [], runs[0].structure, runs, x[0])
+    calibrate(as_arrays(parameters), [], runs[0].structure, runs, x[0].numpy())
     expected = forward(plain, x, plain_runs[0].structure).logits
     logits = forward(parameters, x, runs[0].structure).logits
     assert (logits - expected).abs().max() <= 1e-12 * expected.abs().max()

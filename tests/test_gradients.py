@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tools import make_dataset, make_spec, runs_of
+from tools import initialize, make_dataset, make_spec, runs_of
 
 from bnexp.arrays import as_tensors
 from bnexp.batches import Rows
 from bnexp.gradients import loss_and_gradients, preactivation_gradients
-from bnexp.network import Batch, initialize, loss_and_gradients_by_autograd, losses
+from bnexp.network import Batch, loss_and_gradients_by_autograd, losses
 
 NORM_GROUPS = ["[none, affine]", "[standardize, full, gamma, beta]", "[center]", "[scale]", "[none]", "[standardize]"]
 
@@ -55,7 +55,7 @@ def test_by_hand_equals_autograd_with_ghosts_and_noise(norms, placement, ghost_s
     runs = runs_of(spec, dataset)
     structure = runs[0].structure
     parameters = initialize(structure, runs, torch.float64)
-    rows = Rows(structure, runs, dataset, torch.float64, torch.device("cpu"))
+    rows = Rows(structure, runs, dataset, "float64", "cpu")
     batch = next(iter(rows.minibatches(1)))
     assert batch.ghost_size == (ghost_size if structure.normalizes else 0)
     assert bool(batch.noise) == (noise == "santurkar")
@@ -68,7 +68,7 @@ def test_gradients_of_preactivations_equal_autograd():
     runs = runs_of(spec, dataset)
     structure = runs[0].structure
     parameters = initialize(structure, runs, torch.float64)
-    rows = Rows(structure, runs, dataset, torch.float64, torch.device("cpu"))
+    rows = Rows(structure, runs, dataset, "float64", "cpu")
     batch = as_tensors(next(iter(rows.minibatches(1))))
     for layer, found in enumerate(preactivation_gradients(parameters, batch, structure), start=1):
         # An offset for every sample stands for the preactivation itself.

@@ -14,22 +14,6 @@ from tools import ROOT
 
 PACKAGE = ROOT / "bnexp"
 FILES = sorted(PACKAGE.rglob("*.py"))
-TORCH_WING = {
-    "norms",
-    "noise",
-    "trained",
-    "network",
-    "conversion",
-    "gradients",
-    "optimizers",
-    "evaluation",
-    "batches",
-    "recording",
-    "training",
-    "executors",
-    "experiment",
-    "measures",
-}
 PANDAS_ROOMS = {"results", "comparison", "aggregates", "charts", "chart_parts"}
 PANDAS_ROOMS |= {"figures", "figures_inside", "figures_training", "figures_rates", "figures_fits"}
 PANDAS_ROOMS |= {
@@ -51,7 +35,9 @@ ROOMS = {
     "pooch": {"sources"},
     "filelock": {"store"},
     "scipy": {"comparison", "aggregates"},
-    "torch": TORCH_WING,
+    "torch": {"lazy_torch", "experiment"},
+    "numba": {"kernels"},
+    "threadpoolctl": {"workers"},
     "pandas": PANDAS_ROOMS,
 }
 
@@ -108,17 +94,38 @@ def test_imports_have_no_cycle():
         visit(name, ())
 
 
-@pytest.mark.parametrize(
-    "module", ["page", "results", "comparison", "plan", "spec", "loading", "data", "layout", "claims"]
-)
-def test_rooms_outside_the_torch_wing_do_not_load_torch(module):
+WITHOUT_TORCH = ["page", "results", "comparison", "plan", "spec", "loading", "data", "claims", "training", "experiment"]
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_no_import_loads_torch(module):
     code = f"import sys, bnexp.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_that_check_can_fail():
-    code = "import sys, bnexp.training; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 1
+@pytest.mark.parametrize("module", ["page", "loading", "experiment"])
+def test_no_import_loads_numba(module):
+    code = f"import sys, bnexp.{module}; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+TRAINS = """
+import sys
+from bnexp import cli
+try:
+    cli.app(["train", "{config}", "--out", "{out}", "--device", "cpu", "--workers", "1", "-q", "train.epochs=1",
+             "seeds=1", "claims=[]", *{overrides}])
+except SystemExit as end:
+    assert not end.code
+sys.exit("torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("overrides", "loaded"), [([], False), (["measure=[rank]"], True)])
+def test_a_study_on_a_cpu_loads_torch_only_for_a_measure_that_needs_it(tmp_path, overrides, loaded):
+    config = ROOT / "configs" / "quickstart.yaml"
+    code = TRAINS.format(config=config, out=tmp_path / "out", overrides=overrides)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == loaded
 
 
 def test_nothing_is_unpickled_or_evaluated():

@@ -16,11 +16,11 @@ from measure_tools import (
     study,
     trained,
 )
-from tools import make_dataset, make_spec, runs_of, train_runs
+from tools import initialize, make_dataset, make_spec, runs_of, train_runs
 
 from bnexp.gradients import preactivation_gradients
 from bnexp.measures.gradients import layer_squares
-from bnexp.network import Batch, forward, initialize
+from bnexp.network import Batch, forward
 
 
 def slow_squares(twin, x, targets, task):

@@ -22,9 +22,8 @@ from measure_tools import (
 )
 from test_slow_twin import OPTIMIZERS, Affine, twin_of
 from test_variations import Ghosts, Noisy
-from tools import train_runs
+from tools import initialize, train_runs
 
-from bnexp.network import initialize
 from bnexp.rng import stream
 
 ICS = "{ics: {}}"

@@ -18,11 +18,10 @@ from measure_tools import (
     study,
 )
 from test_slow_twin import numpy_network
-from tools import make_dataset, train_runs
+from tools import initialize, make_dataset, train_runs
 
 from bnexp.evaluation import probe_rows
 from bnexp.measures import identity
-from bnexp.network import initialize
 from bnexp.norms import Statistics
 from bnexp.rng import stream
 

@@ -23,10 +23,9 @@ from measure_tools import (
 )
 from test_slow_twin import OPTIMIZERS, Affine, twin_of
 from test_variations import Ghosts, Noisy
-from tools import make_dataset, train_runs
+from tools import initialize, make_dataset, train_runs
 
 from bnexp.measures import landscape
-from bnexp.network import initialize
 from bnexp.rng import stream
 
 LANDSCAPE = "{landscape: {relative: 0.05}}"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from measure_tools import check_alone_equals_stacked, check_quarantine, check_training_is_untouched, rows, study
-from tools import make_spec, runs_of, train_runs
+from tools import initialize, make_spec, runs_of, train_runs
 
 from bnexp.data import load_dataset
-from bnexp.network import Batch, initialize, loss_and_gradients_by_autograd
+from bnexp.network import Batch, loss_and_gradients_by_autograd
 from bnexp.rng import stream
 from bnexp.training import learning_rates
 
@@ -22,7 +22,7 @@ def replay(spec, dataset, run):
     parameters = initialize(structure, [run], torch.float64)
     x, t = torch.from_numpy(dataset.train.features).double(), torch.from_numpy(dataset.train.targets)
     order = stream(run.seed, "order", 1).permutation(len(x))
-    lr = learning_rates([run], structure, 1, torch.float64, torch.device("cpu")).item()
+    lr = learning_rates([run], structure, 1, "float64").item()
     for step in range(structure.steps_per_epoch):
         chosen = order[step * structure.batch_size : (step + 1) * structure.batch_size]
         batch = Batch(x[chosen].T[None], t[chosen][None])

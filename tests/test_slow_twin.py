@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tools import make_dataset, make_spec, runs_of, train_runs
+from tools import initialize, make_dataset, make_spec, runs_of, train_runs
 
 from bnexp.gradients import loss_and_gradients
-from bnexp.network import Batch, forward, initialize
+from bnexp.network import Batch, forward
 from bnexp.norms import NORMS, Statistics, normalize_by_statistics
 from bnexp.rng import stream
 

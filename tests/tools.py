@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from bnexp import source
+from bnexp import network, source
+from bnexp.arrays import as_tensors
 from bnexp.data import Dataset, Rows
 from bnexp.loading import resolve
-from bnexp.plan import DataShape, Run, Shard, Stack, make_runs
+from bnexp.norms import Statistics
+from bnexp.plan import DataShape, Run, Shard, Stack, Structure, make_runs
 from bnexp.recording import Epoch, Options
 from bnexp.spec import Spec
 from bnexp.tables import encode, study_tables
@@ -60,15 +62,28 @@ def stack_of(runs: Sequence[Run]) -> Stack:
 
 
 def options_of(spec: Spec) -> Options:
-    study = spec.study
-    return Options(
-        study.evaluate, study.evaluate_every, study.fit_every, study.probe, study.track, study.learned_at, spec.measure
-    )
+    return Options.of(spec)
 
 
 def train_runs(spec: Spec, dataset: Dataset, runs: Sequence[Run], dtype: torch.dtype = torch.float32) -> list[Epoch]:
     """Every epoch of a stack of these runs."""
-    return list(train(stack_of(runs), dataset, torch.device("cpu"), options_of(spec), dtype))
+    return list(train(stack_of(runs), dataset, "cpu", options_of(spec), _name(dtype)))
+
+
+def initialize(
+    structure: Structure, runs: Sequence[Run], dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    """A stack's initial parameters as tensors."""
+    return as_tensors(network.initialize(structure, runs, _name(dtype)))
+
+
+def initial_running(structure: Structure, n_runs: int, dtype: torch.dtype = torch.float32) -> list[Statistics]:
+    """A stack's first running statistics as tensors."""
+    return as_tensors(network.initial_running(structure, n_runs, _name(dtype)))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def outcome_of_each(spec: Spec, dataset: Dataset, runs: Sequence[Run]) -> dict[str, tuple[Any, ...]]:
@@ -76,7 +91,7 @@ def outcome_of_each(spec: Spec, dataset: Dataset, runs: Sequence[Run]) -> dict[s
     tables = study_tables(spec, {dataset.task})
     lines: dict[str, list[str]] = {run.id: [] for run in runs}
     epochs = []
-    for epoch in train(stack_of(runs), dataset, torch.device("cpu"), options_of(spec)):
+    for epoch in train(stack_of(runs), dataset, "cpu", options_of(spec)):
         texts = encode(epoch, [run.id for run in runs], list(range(len(runs))), tables)
         for run, text in zip(runs, texts, strict=True):
             lines[run.id] += [f"{name}:{rows}" for name, rows in text.items()]

@@ -10,13 +10,12 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bnexp import kernels
-from bnexp.arrays import Array
+from bnexp.arrays import Array, on_cpu
 from bnexp.kernels import LINEAR, RELU, SIGMOID, TANH
 from bnexp.layout import Column, Table, tracked_units
+from bnexp.lazy_torch import torch
 from bnexp.measures.base import LAYER, TAP, Measure, Reading, Record, learns_affine
 
 NEAR_ZERO = 0.05  # |x| at most this
@@ -71,14 +70,14 @@ def read(reading: Reading) -> Iterator[Record]:
 
 
 def unit_records(
-    table: str, labels: tuple[str, ...], x: Tensor, units: Array, track: int, present: Sequence[bool] | None
+    table: str, labels: tuple[str, ...], x: Array, units: Array, track: int, present: Sequence[bool] | None
 ) -> Iterator[Record]:
     """Yield the columns of units.csv for each tracked unit of x [run, unit, sample]; its index ends the labels.
 
     ``units``: their ``unit_statistics``.
     """
     tracked = tracked_units(x.shape[1], track)
-    ranked = np.sort(x.cpu().numpy()[:, tracked], -1)
+    ranked = np.sort(on_cpu(x)[:, tracked], -1)
     ranks = [math.ceil(p * x.shape[-1]) - 1 for p in PERCENTILES]
     values = np.concatenate([units[:, tracked, :2], ranked[:, :, ranks]], -1)
     for place, unit in enumerate(tracked):
@@ -103,20 +102,20 @@ def layer_statistics(units: Array, activation: str | None) -> dict[str, Array]:
     return columns
 
 
-def unit_statistics(x: Tensor, activation: str | None) -> Array:
+def unit_statistics(x: Array, activation: str | None) -> Array:
     """Mean, SD, share near zero, share saturated, minimum and maximum of x [run, unit, sample]: [run, unit, 6]."""
-    if not kernels.AVAILABLE or x.device.type != "cpu":
+    if not (kernels.AVAILABLE and isinstance(x, np.ndarray)):
         return unit_statistics_by_torch(x, activation)
-    array = x.contiguous().numpy()
-    found = np.empty((*array.shape[:2], 6))
+    x = np.ascontiguousarray(x)
+    found = np.empty((*x.shape[:2], 6))
     kind, level = _SATURATED.get(activation, _NEVER)
-    kernels.summarize(array, array.dtype.type(NEAR_ZERO), kind, array.dtype.type(level), found)
-    found[:, :, 4], found[:, :, 5] = x.amin(-1).numpy(), x.amax(-1).numpy()  # NumPy's take three times as long
+    kernels.summarize(x, x.dtype.type(NEAR_ZERO), kind, x.dtype.type(level), found)
     return found
 
 
-def unit_statistics_by_torch(x: Tensor, activation: str | None) -> Array:
+def unit_statistics_by_torch(x: Array, activation: str | None) -> Array:
     """What ``unit_statistics`` computes, an operation at a time: its twin, and the way of other devices."""
+    x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
     saturated = torch.zeros_like(x, dtype=torch.bool)
     if activation == "sigmoid":
         saturated = x * (1 - x) < SATURATED_SLOPE
@@ -133,4 +132,4 @@ def unit_statistics_by_torch(x: Tensor, activation: str | None) -> Array:
     return torch.stack([mean, sd, *shares, wide.amin(-1), wide.amax(-1)], -1).cpu().numpy()
 
 
-ACTIVATIONS = Measure("activations", (LAYER_TABLE, UNIT_TABLE), read)
+ACTIVATIONS = Measure("activations", (LAYER_TABLE, UNIT_TABLE), read, by_arrays=True)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from bnexp.arrays import Array, on_cpu
 from bnexp.batches import Rows
 from bnexp.layout import Column, Table
+from bnexp.lazy_torch import torch
 from bnexp.network import Batch
 from bnexp.norms import Statistics
 from bnexp.optimizers import Knobs, Optimizer
@@ -30,16 +30,16 @@ class Record(NamedTuple):
     table: str
     labels: tuple[str, ...]
     columns: tuple[str, ...]
-    values: Tensor | np.ndarray[Any, Any]
+    values: Array
     present: Sequence[bool] | None = None
 
 
 class LastStep(NamedTuple):
     """An epoch's last step: the parameters before it, its gradients, and the learning rates [run] that it took."""
 
-    before: Mapping[str, Tensor]
-    gradients: Mapping[str, Tensor]
-    lr: Tensor
+    before: Mapping[str, Array]
+    gradients: Mapping[str, Array]
+    lr: Array
 
 
 class Reading(NamedTuple):
@@ -53,17 +53,17 @@ class Reading(NamedTuple):
     """
 
     epoch: int
-    parameters: Mapping[str, Tensor]
+    parameters: Mapping[str, Array]
     running: Sequence[Statistics]
     probe: Batch
-    taps: Sequence[Mapping[str, Tensor]]
+    taps: Sequence[Mapping[str, Array]]
     rows: Rows
     last: LastStep | None
     structure: Structure
     runs: Sequence[Run]
     track: int
     options: Mapping[str, Any]
-    memory: dict[str, Tensor]
+    memory: dict[str, Array]
 
 
 class NextStep(NamedTuple):
@@ -73,12 +73,12 @@ class NextStep(NamedTuple):
     """
 
     epoch: int
-    parameters: Mapping[str, Tensor]
+    parameters: Mapping[str, Array]
     batch: Batch
     optimizer: Optimizer
-    state: Mapping[str, Tensor]
+    state: Mapping[str, Array]
     knobs: Knobs
-    lr: Tensor
+    lr: Array
     structure: Structure
     runs: Sequence[Run]
     options: Mapping[str, Any]
@@ -90,7 +90,8 @@ class Measure(NamedTuple):
     ``read``: at the end of an epoch, and at epoch 0. ``read_step``: just before the first step of an epoch.
     ``trace``: after every ``options["steps"]``-th step (from 1), with the number of the step. Each is called when due
     by ``options["every"]``; the first and the last epoch always are (a measure may leave out what it cannot tell
-    there); ``trace`` is due by the steps alone.
+    there); ``trace`` is due by the steps alone. ``by_arrays``: it takes arrays of either kind (``bnexp.arrays``);
+    others get tensors, for which torch is imported.
     """
 
     name: str
@@ -99,22 +100,24 @@ class Measure(NamedTuple):
     read_step: Callable[[NextStep], Iterator[Record]] | None = None
     trace: Callable[[Reading, int], Iterator[Record]] | None = None
     needs_last_step: bool = False
+    by_arrays: bool = False
 
 
 def where_they_exist(
-    table: str, labels: tuple[str, ...], found: Mapping[str, Tensor], missing: Sequence[frozenset[str]]
+    table: str, labels: tuple[str, ...], found: Mapping[str, Array], missing: Sequence[frozenset[str]]
 ) -> Iterator[Record]:
     """Yield columns [run] as Records, one for each set of columns that ``missing`` says do not exist for a run."""
+    wide = {name: on_cpu(column).astype(np.float64) for name, column in found.items()}
     for absent in sorted(set(missing), key=sorted):
         columns = tuple(name for name in found if name not in absent)
-        values = torch.stack([found[name].double() for name in columns], 1)
+        values = np.stack([wide[name] for name in columns], 1)
         yield Record(table, labels, columns, values, [here == absent for here in missing])
 
 
-def ascending(x: Tensor) -> Tensor:
+def ascending(x: Array) -> Array:
     """The values sorted along the last axis."""
     # NumPy sorts short rows 35 times faster than torch; the values are the same.
-    return torch.from_numpy(np.sort(x.cpu().numpy(), -1)).to(x.device)
+    return torch.from_numpy(np.sort(on_cpu(x), -1)).to(x.device)
 
 
 def learns_affine(runs: Sequence[Run]) -> list[bool]:

@@ -19,13 +19,15 @@ alike: from the second layer on, but not from layer 1 to 2.
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from bnexp.gradients import preactivation_gradients
 from bnexp.layout import Column, Table
+from bnexp.lazy_torch import torch
 from bnexp.measures.base import LAYER, Measure, Reading, Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LAST = "empty for the last hidden layer and the output"
 TABLE = Table(

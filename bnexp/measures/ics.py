@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from bnexp.gradients import loss_and_gradients
 from bnexp.layout import Column, Table
+from bnexp.lazy_torch import torch
 from bnexp.measures.base import LAYER, Measure, NextStep, Record
 from bnexp.measures.parameters import norm
 from bnexp.network import Gradients, Parameters
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _WHEN = "before the epoch's first step (weights after epoch − 1 epochs), on its minibatch"
 TABLE = Table(

@@ -24,19 +24,22 @@ norm without statistics, with those of the probe set; ``standardize`` from a nor
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from bnexp.arrays import as_tensors
 from bnexp.conversion import Network, folds, to_full, to_standardize
 from bnexp.evaluation import probe_rows
 from bnexp.layout import Column, Table
+from bnexp.lazy_torch import torch
 from bnexp.measures.base import LAYER, Measure, Reading, Record, where_they_exist
 from bnexp.network import forward, one_run
 from bnexp.norms import Statistics, affine_transform, as_ghosts, normalize_by_batch
 from bnexp.plan import Run, Structure
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROWS = 4096  # assumption: at most so many rows; the residuals' sampling error is then about 1 %
 
@@ -126,7 +129,7 @@ def _layers(reading: Reading, index: int, order: np.ndarray[Any, Any]) -> list[d
     """The columns, each [1], of a run's hidden layers; ``order``: of all training rows, in this epoch."""
     structure, own = reading.structure, one_run(reading.parameters, index)
     chosen = probe_rows(structure.shape.n_train, ROWS)
-    taps = forward(own, reading.rows.train_x[chosen].T[None], structure, with_taps=True).taps
+    taps = forward(own, as_tensors(reading.rows.train_x)[chosen].T[None], structure, with_taps=True).taps
     place = np.argsort(np.argsort(order)[chosen])  # of the chosen rows, in the epoch's order
     size = min(structure.ghost_size or structure.batch_size, len(chosen))
     kept = torch.from_numpy(place[: len(chosen) // size * size])
@@ -214,7 +217,7 @@ def _in_float64(reading: Reading, index: int) -> tuple[Network, Tensor]:
     """A run and the probe set [1, in, row]."""
     parameters = {name: tensor.double() for name, tensor in one_run(reading.parameters, index).items()}
     running = [Statistics(*(t[index : index + 1].double() for t in statistics)) for statistics in reading.running]
-    return Network(parameters, running, reading.structure), reading.probe.x[index : index + 1].double()
+    return Network(parameters, running, reading.structure), reading.probe.x.double()
 
 
 def _as_full(network: Network, x: Tensor) -> Tensor:

@@ -25,14 +25,16 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from bnexp.gradients import loss_and_gradients
 from bnexp.layout import Column, Table
+from bnexp.lazy_torch import torch
 from bnexp.measures.base import Measure, NextStep, Record
 from bnexp.network import Gradients, Parameters
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LENGTHS = tuple(0.5 * 8 ** (k / 7) for k in range(8))  # c_k; the paper's range, [1/2, 4] times lr
 

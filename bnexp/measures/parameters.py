@@ -13,12 +13,14 @@ in float64, then averaged over rows:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from bnexp import kernels
+from bnexp.arrays import Array, library, on_cpu
 from bnexp.layout import Column, Table
+from bnexp.lazy_torch import torch
 from bnexp.measures.base import LAYER, LastStep, Measure, Reading, Record, where_they_exist
 from bnexp.plan import Run
 
@@ -64,46 +66,46 @@ def read(reading: Reading) -> Iterator[Record]:
         if reading.last is not None:
             found["gradient_norm"] = norm(reading.last.gradients[f"weight{layer}"])
         if f"gamma{layer}" in reading.parameters:
-            found["small_gamma"] = (reading.parameters[f"gamma{layer}"].abs() < SMALL_GAMMA).to(torch.float64).mean(-1)
+            found["small_gamma"] = (abs(on_cpu(reading.parameters[f"gamma{layer}"])) < SMALL_GAMMA).mean(-1)
         if reading.last is not None:
             found |= step_columns(reading.last, reading.parameters, layer)
         yield from where_they_exist("parameters", (str(layer),), found, missing)
 
 
-def step_columns(step: LastStep, after: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:
+def step_columns(step: LastStep, after: Mapping[str, Array], layer: int) -> dict[str, Array]:
     """The columns that a step gives for a layer, each [run], float64."""
     name = f"weight{layer}"
     length, slope, product, now, moved = row_sums(step.before[name], step.gradients[name], after[name])
-    step_length = step.lr.double()[:, None]
+    step_length = on_cpu(step.lr).astype(np.float64)[:, None]
     growth = step_length * step_length * slope
     return {
-        "update_norm": moved.sum(-1).sqrt(),
-        "weight_gradient_cosine": (product.abs() / (length * slope).sqrt()).mean(-1),
+        "update_norm": np.sqrt(moved.sum(-1)),
+        "weight_gradient_cosine": (abs(product) / np.sqrt(length * slope)).mean(-1),
         "effective_lr": (step_length / length).mean(-1),
-        "growth_residual": (now - length - growth).abs().sum(-1) / growth.sum(-1),
+        "growth_residual": abs(now - length - growth).sum(-1) / growth.sum(-1),
     }
 
 
-def row_sums(before: Tensor, gradient: Tensor, after: Tensor) -> tuple[Tensor, ...]:
-    """‖w‖², ‖g‖², ⟨w, g⟩, ‖w′‖² and ‖w′ − w‖² of each row, [run, row], float64."""
-    if kernels.AVAILABLE and before.device.type == "cpu":
-        found = before.new_empty((*before.shape[:2], 5), dtype=torch.float64)
-        kernels.step_sums(before.numpy(), gradient.numpy(), after.numpy(), found.numpy())
-        return found.unbind(-1)
-    return row_sums_by_torch(before, gradient, after)
+def row_sums(before: Array, gradient: Array, after: Array) -> np.ndarray[Any, Any]:
+    """‖w‖², ‖g‖², ⟨w, g⟩, ‖w′‖² and ‖w′ − w‖² of each row: [5, run, row], float64."""
+    if not (kernels.AVAILABLE and isinstance(before, np.ndarray)):
+        return row_sums_by_torch(before, gradient, after)
+    found = np.empty((*before.shape[:2], 5))
+    kernels.step_sums(before, gradient, after, found)
+    return np.moveaxis(found, -1, 0)
 
 
-def row_sums_by_torch(before: Tensor, gradient: Tensor, after: Tensor) -> tuple[Tensor, ...]:
+def row_sums_by_torch(before: Array, gradient: Array, after: Array) -> np.ndarray[Any, Any]:
     """What ``row_sums`` computes, an operation at a time: its twin, and the way of other devices."""
-    w, g, v = before.double(), gradient.double(), after.double()
+    w, g, v = (torch.as_tensor(x).double() for x in (before, gradient, after))
     pairs = ((w, w), (g, g), (w, g), (v, v), (v - w, v - w))
-    return tuple((a * b).sum(-1) for a, b in pairs)
+    return np.stack([on_cpu((a * b).sum(-1)) for a, b in pairs])
 
 
-def norm(parameter: Tensor) -> Tensor:
+def norm(parameter: Array) -> Array:
     """Euclidean norm of each run's numbers, shape [run]."""
-    flat = parameter.flatten(1)
-    return (flat * flat).sum(-1).sqrt()
+    flat = parameter.reshape(len(parameter), -1)
+    return library(flat).sqrt((flat * flat).sum(-1))
 
 
 def is_plain_sgd(run: Run) -> bool:
@@ -123,4 +125,4 @@ def _missing(run: Run) -> frozenset[str]:
     return frozenset(name for name, there in exists.items() if not there)
 
 
-PARAMETERS = Measure("parameters", (TABLE,), read, needs_last_step=True)
+PARAMETERS = Measure("parameters", (TABLE,), read, needs_last_step=True, by_arrays=True)

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from bnexp.arrays import as_tensors
 from bnexp.evaluation import outputs, population_statistics
 from bnexp.layout import Column, Table
+from bnexp.lazy_torch import torch
 from bnexp.measures.base import Measure, Reading, Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POINTS = {1: 201, 2: 21}  # number of features: points along each
 
@@ -39,7 +43,7 @@ def read(reading: Reading) -> Iterator[Record]:
 
     With ``every`` 0 only the final network: before it learns there is no fit to draw.
     """
-    parameters, rows, structure = dict(reading.parameters), reading.rows.train_x, reading.structure
+    parameters, rows, structure = dict(reading.parameters), as_tensors(reading.rows.train_x), reading.structure
     unfinished = reading.epoch < structure.epochs and not reading.options["every"]
     if structure.shape.n_inputs not in POINTS or unfinished:
         return

@@ -14,13 +14,14 @@ off. H = 0 has no such number: nan. Computed in float64.
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from bnexp.layout import Column, Table
+from bnexp.lazy_torch import torch
 from bnexp.measures.base import LAYER, TAP, Measure, Reading, Record, learns_affine
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TABLE = Table(
     "rank",
@@ -49,7 +50,7 @@ def ranks(h: Tensor) -> tuple[Tensor, Tensor]:
     """Effective and stable rank, each [run], of h [run, unit, sample]."""
     # Zeros up to multiples of four add eigenvalues 0, and every run's matrix starts on 64 bytes: the solver rounds
     # differently where it does not, so a run's numbers would depend on its place in the stack.
-    h = F.pad(h, (0, -h.shape[2] % 4, 0, -h.shape[1] % 4))
+    h = torch.nn.functional.pad(h, (0, -h.shape[2] % 4, 0, -h.shape[1] % 4))
     if h.shape[1] > h.shape[2]:  # HᵀH has the same eigenvalues but for zeros
         h = h.transpose(1, 2)
     gram = torch.bmm(h, h.transpose(1, 2))

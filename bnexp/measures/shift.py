@@ -19,14 +19,16 @@ shift_steps: the tracked units every so many steps, as in units.csv: Ioffe & Sze
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
-
+from bnexp.arrays import on_cpu
 from bnexp.layout import Column, Table
+from bnexp.lazy_torch import torch
 from bnexp.measures.activations import UNIT_TABLE, unit_records, unit_statistics
 from bnexp.measures.base import LAYER, TAP, Measure, Reading, Record, ascending, learns_affine
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # float32 holds a value to 6e-8 of itself, so values that should be equal have an SD of about that share of their mean,
 # or of 1 after a sigmoid, which is computed as ½(1 + tanh). Standardizing blows such an SD up: hence the earlier taps.
@@ -121,7 +123,7 @@ def trace(reading: Reading, step: int) -> Iterator[Record]:
     for layer, taps in enumerate(reading.taps, start=1):
         for tap, x in taps.items():
             present = affine if tap == "affine" else None
-            units = unit_statistics(x, None)
+            units = unit_statistics(on_cpu(x), None)
             yield from unit_records("shift_steps", (str(step), str(layer), tap), x, units, reading.track, present)
 
 

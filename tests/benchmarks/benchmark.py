@@ -56,7 +56,7 @@ def stacked(spec: Spec, dataset: Dataset) -> None:
     runs = runs_of(spec, dataset)
     shapes = {runs[0].setting.data: runs[0].structure.shape}
     for stack in make_stacks(make_plan(spec, shapes), 1):
-        for _ in train(stack, dataset, torch.device("cpu"), options_of(spec)):
+        for _ in train(stack, dataset, "cpu", options_of(spec)):
             pass
 
 
