@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bnexp.arrays import Array, put, rows_at
+from bnexp.arrays import Array, copied, put, rows_at
 from bnexp.data import Dataset, noisy_labels
 from bnexp.network import Batch
 from bnexp.noise import Noise, draw_noise
@@ -71,7 +71,7 @@ class Rows:
             here = slice(step * size, min((step + 1) * size, n))
             noise = self.noise((epoch - 1) * steps + step + 1, here.stop - here.start)
             rows = rows_at(self.train_x, order[:, here]).swapaxes(1, 2)
-            yield Batch(rows, goals[:, here], self.structure.ghost_size, noise)
+            yield Batch(rows, copied(goals[:, here]), self.structure.ghost_size, noise)
 
     def noise(self, step: int, n: int) -> list[Noise]:
         """The noise of a step (from 1) on n samples, per hidden layer; empty where the structure has none."""

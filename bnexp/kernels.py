@@ -1,6 +1,7 @@
 """Loops over the units of a stack, compiled by Numba: each reads its memory once, NumPy would for every operation.
 
-Arrays are C-contiguous. Each row of samples is computed by itself, so a run's bits do not depend on its neighbours.
+Arrays are C-contiguous, whatever the number of runs: Numba compiles a loop anew for another memory layout, and its sums
+may then be in another order. Each row of samples is computed by itself, so a run's bits do not depend on its neighbours.
 Nothing assumes that numbers are finite; sums may be reordered and products fused with sums, nothing else.
 What these loops save stands in tests/benchmarks/LOG.md. Numba keeps what it compiled (about two seconds) beside this
 file, or in the user's cache folder.
