@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bnexp.arrays import Array, copied, put, rows_at
+from bnexp.arrays import Array, put, rows_at
 from bnexp.data import Dataset, noisy_labels
 from bnexp.network import Batch
 from bnexp.noise import Noise, draw_noise
@@ -34,6 +34,7 @@ class Rows:
         shares = len(runs) // len(self.seeds)
         even = np.array_equal(self.seed_of_run, np.repeat(np.arange(len(self.seeds)), shares))
         self._seed_of_group = np.arange(len(self.seeds)) if even else self.seed_of_run
+        self._group_of_run = np.repeat(np.arange(len(self._seed_of_group)), len(runs) // len(self._seed_of_group))
 
         def here(array: np.ndarray[Any, Any]) -> Array:
             return put(array.astype(dtype if array.dtype.kind == "f" else np.int64, copy=False), device)
@@ -60,18 +61,22 @@ class Rows:
         found = order_ids(self.orders(1))
         return [found[index] for index in self.seed_of_run.tolist()]
 
-    def minibatches(self, epoch: int) -> Iterator[Batch]:
-        """Yield the Batch of each step of an epoch (from 1), as arrays."""
+    def groups(self, epoch: int) -> tuple[Array, Array]:
+        """An epoch's row order per group of runs that share their rows, [group, row]; the group of each run."""
+        return np.stack(self.orders(epoch))[self._seed_of_group], self._group_of_run
+
+    def minibatches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield the Batch of each step of an epoch (from 1), from the first step on (from 0), as arrays."""
         n, size, steps = self.structure.shape.n_train, self.structure.batch_size, self.structure.steps_per_epoch
-        orders = np.stack(self.orders(epoch))
-        order, of_run = put(orders[self._seed_of_group], self.device), put(orders[self.seed_of_run], self.device)
+        groups, group_of_run = self.groups(epoch)
+        order, of_run = put(groups, self.device), put(groups[group_of_run], self.device)
         own = put(np.arange(len(of_run)) if len(self.fit_targets) > 1 else np.zeros(1, np.int64), self.device)
-        goals = self.fit_targets[own[:, None], of_run]  # [run, row]
-        for step in range(steps):
+        for step in range(first, steps):
             here = slice(step * size, min((step + 1) * size, n))
             noise = self.noise((epoch - 1) * steps + step + 1, here.stop - here.start)
             rows = rows_at(self.train_x, order[:, here]).swapaxes(1, 2)
-            yield Batch(rows, copied(goals[:, here]), self.structure.ghost_size, noise)
+            targets = self.fit_targets[own[:, None], of_run[:, here]]  # [run, row]
+            yield Batch(rows, targets, self.structure.ghost_size, noise)
 
     def noise(self, step: int, n: int) -> list[Noise]:
         """The noise of a step (from 1) on n samples, per hidden layer; empty where the structure has none."""

@@ -19,7 +19,6 @@ from bnexp.norms import Statistics
 from bnexp.plan import Structure
 
 _Array = np.ndarray[Any, Any]
-_KINDS = {"sigmoid": kernels.SIGMOID, "tanh": kernels.TANH, "relu": kernels.RELU, "linear": kernels.LINEAR}
 
 
 class CpuStep:
@@ -80,7 +79,7 @@ class _Hidden:
     def __init__(
         self, parameters: Mapping[str, _Array], gradients: Parameters, structure: Structure, layer: int, n: int
     ) -> None:
-        self.structure, self.kind = structure, _KINDS[structure.activation]
+        self.structure, self.kind = structure, kernels.KINDS[structure.activation]
         self.weight, self.bias = parameters[f"weight{layer}"], parameters.get(f"bias{layer}")
         (runs, units), self.dtype = self.weight.shape[:2], self.weight.dtype
         self.transforms = structure.normalizes or f"gamma{layer}" in parameters

@@ -1,10 +1,10 @@
 """Loops over the units of a stack, compiled by Numba: each reads its memory once, NumPy would for every operation.
 
-Arrays are C-contiguous, whatever the number of runs: Numba compiles a loop anew for another memory layout, and its sums
-may then be in another order. Each row of samples is computed by itself, so a run's bits do not depend on its neighbours.
+Arrays are C-contiguous, whatever the number of runs: for another layout Numba compiles a loop anew, and may sum in another
+order. Each row of samples is computed by itself, so a run's bits do not depend on its neighbours.
 Nothing assumes that numbers are finite; sums may be reordered and products fused with sums, nothing else.
-What these loops save stands in tests/benchmarks/LOG.md. Numba keeps what it compiled (about two seconds) beside this
-file, or in the user's cache folder.
+What these loops save stands in tests/benchmarks/LOG.md. Numba keeps what it compiled beside this file, or in the user's
+cache folder.
 """
 
 from __future__ import annotations
@@ -17,28 +17,149 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-Loop = TypeVar("Loop", bound=Callable[..., None])
+Loop = TypeVar("Loop", bound=Callable[..., Any])
 Array = np.ndarray[Any, Any]
 
 AVAILABLE = find_spec("numba") is not None  # there may be no Numba for this Python yet: nobody calls these loops then
 SIGMOID, TANH, RELU, LINEAR = range(4)
+KINDS = {"sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "linear": LINEAR}
+_waiting: list[tuple[dict[str, Any], Callable[..., Any]]] = []
+_handed_over: list[str] = []
 
 
-def _compiled(loop: Loop) -> Loop:
-    """The loop, compiled for the kinds of numbers with which it is called; Numba is imported at the first call."""
+def compiled(loop: Loop) -> Loop:
+    """The loop, compiled for the kinds of numbers with which it is called.
+
+    Numba is imported, and stands in for all loops in their modules, when the first of them is called.
+    """
 
     @functools.wraps(loop)
-    def first(*arguments: Any) -> None:
-        import numba
+    def first(*arguments: Any) -> Any:
+        _hand_over_to_numba()
+        return loop.__globals__[loop.__name__](*arguments)
 
-        compile_ = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-        compiled = globals()[loop.__name__] = compile_(loop)
-        compiled(*arguments)
-
+    _waiting.append((loop.__globals__, loop))
     return first  # type: ignore[return-value]
 
 
-@_compiled
+def _hand_over_to_numba() -> None:
+    import numba
+
+    if not _handed_over:
+        _choose_by_type()
+    compile_ = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+    while _waiting:
+        names, loop = _waiting.pop(0)
+        names[loop.__name__] = compile_(loop)
+        _handed_over.append(loop.__name__)
+
+
+def _choose_by_type() -> None:
+    """Tell Numba what ``exp`` and ``tanh`` are for numbers of either size."""
+    from numba import types
+    from numba.extending import overload
+
+    @overload(exp)
+    def exp_of(x: Any) -> Any:
+        return _exp32 if x == types.float32 else _exp64
+
+    @overload(tanh)
+    def tanh_of(x: Any) -> Any:
+        return _tanh32 if x == types.float32 else _tanh64
+
+
+# --- functions of one number that the compiler can apply to many at a time --------------------------------------------
+
+LOG2_E, LN2_HIGH, LN2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
+
+
+def exp(x: Any) -> Any:
+    """exp(x), in float32 to 2.5e-7 of itself; inside compiled loops only."""
+    raise NotImplementedError
+
+
+def _exp32(x: Any) -> Any:
+    # Cody & Waite 1980: x = k·ln 2 + r, exp(x) = 2ᵏ·exp(r); the polynomial is that of Cephes' expf.
+    number = np.float32
+    x = number(-87.0) if x < number(-87.0) else x
+    x = number(88.0) if x > number(88.0) else x
+    k = np.floor(x * LOG2_E + number(0.5))
+    r = x - k * LN2_HIGH
+    r = r - k * LN2_LOW
+    p = number(1.9875691500e-4)
+    p = p * r + number(1.3981999507e-3)
+    p = p * r + number(8.3334519073e-3)
+    p = p * r + number(4.1665795894e-2)
+    p = p * r + number(1.6666665459e-1)
+    p = p * r + number(5.0000001201e-1)
+    power = (np.int32(k) + np.int32(127)) << np.int32(23)  # the bits of 2ᵏ
+    return (p * r * r + r + number(1)) * np.int32(power).view(np.float32)
+
+
+def _exp64(x: Any) -> Any:
+    return math.exp(x)
+
+
+def tanh(x: Any) -> Any:
+    """tanh(x), in float32 to 4e-7 of itself; inside compiled loops only."""
+    raise NotImplementedError
+
+
+def _tanh32(x: Any) -> Any:
+    # The odd rational function (degree 13 over 6) by which Eigen and XLA compute tanh.
+    number = np.float32
+    x = number(-7.90531110763549805) if x < number(-7.90531110763549805) else x
+    x = number(7.90531110763549805) if x > number(7.90531110763549805) else x
+    s = x * x
+    p = number(-2.76076847742355e-16)
+    p = p * s + number(2.00018790482477e-13)
+    p = p * s + number(-8.60467152213735e-11)
+    p = p * s + number(5.12229709037114e-08)
+    p = p * s + number(1.48572235717979e-05)
+    p = p * s + number(6.37261928875436e-04)
+    p = p * s + number(4.89352455891786e-03)
+    q = number(1.19825839466702e-06)
+    q = q * s + number(1.18534705686654e-04)
+    q = q * s + number(2.26843463243900e-03)
+    q = q * s + number(4.89352518554385e-03)
+    return x * p / q
+
+
+def _tanh64(x: Any) -> Any:
+    return math.tanh(x)
+
+
+# --- norms ------------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def normalize_units(
+    a: Array, gamma: Array, beta: Array, center: Any, scale: bool, eps: Any, mean: Array, variance: Array, y: Array
+) -> None:
+    """``normalize`` for one run: without the first axis."""
+    units, ghosts, n = a.shape
+    zero, count = a.dtype.type(0), a.dtype.type(n)
+    for unit in range(units):
+        for ghost in range(ghosts):
+            x, out = a[unit, ghost], y[unit, ghost]
+            total, square = zero, zero
+            for i in range(n):
+                total += x[i]
+            mu = total / count
+            for i in range(n):
+                deviation = x[i] - mu
+                square += deviation * deviation
+            mean[unit, ghost], variance[unit, ghost] = mu, square / count
+            slope = gamma[unit]
+            if scale:
+                slope /= math.sqrt(square / count + eps)
+            mu *= center
+            shift = beta[unit]
+            for i in range(n):
+                out[i] = (x[i] - mu) * slope + shift
+
+
+@compiled
 def normalize(
     a: Array, gamma: Array, beta: Array, center: Any, scale: bool, eps: Any, mean: Array, variance: Array, y: Array
 ) -> None:
@@ -46,30 +167,50 @@ def normalize(
 
     a, y [run, unit, ghost, sample]; γ, β [run, unit]; mean, variance [run, unit, ghost]. c is 0 or 1.
     """
-    runs, units, ghosts, n = a.shape
-    zero, count = a.dtype.type(0), a.dtype.type(n)
-    for run in range(runs):
-        for unit in range(units):
-            for ghost in range(ghosts):
-                x, out = a[run, unit, ghost], y[run, unit, ghost]
-                total, square = zero, zero
-                for i in range(n):
-                    total += x[i]
-                mu = total / count
-                for i in range(n):
-                    deviation = x[i] - mu
-                    square += deviation * deviation
-                mean[run, unit, ghost], variance[run, unit, ghost] = mu, square / count
-                slope = gamma[run, unit]
-                if scale:
-                    slope /= math.sqrt(square / count + eps)
-                mu *= center
-                shift = beta[run, unit]
-                for i in range(n):
-                    out[i] = (x[i] - mu) * slope + shift
+    for run in range(a.shape[0]):
+        normalize_units(a[run], gamma[run], beta[run], center, scale, eps, mean[run], variance[run], y[run])
 
 
-@_compiled
+@compiled
+def units_through_norm(
+    slope: Array,
+    a: Array,
+    gamma: Array,
+    center: Any,
+    scale: bool,
+    eps: Any,
+    mean: Array,
+    variance: Array,
+    gamma_slope: Array,
+    beta_slope: Array,
+) -> None:
+    """``through_norm`` for one run: without the first axis."""
+    units, ghosts, n = a.shape
+    zero, one, count = a.dtype.type(0), a.dtype.type(1), a.dtype.type(n)
+    for unit in range(units):
+        sum_beta, sum_gamma = zero, zero
+        for ghost in range(ghosts):
+            g, x, mu = slope[unit, ghost], a[unit, ghost], mean[unit, ghost]
+            inverse = one
+            if scale:
+                inverse /= math.sqrt(variance[unit, ghost] + eps)
+            total, pull = zero, zero
+            taken = mu * center
+            for i in range(n):
+                total += g[i]
+                pull += g[i] * (x[i] - taken)
+            pull *= inverse
+            sum_beta += total
+            sum_gamma += pull
+            factor = gamma[unit] * inverse
+            total *= center / count
+            pull = pull * inverse / count if scale else zero
+            for i in range(n):
+                g[i] = factor * (g[i] - total - (x[i] - mu) * pull)
+        gamma_slope[unit], beta_slope[unit] = sum_gamma, sum_beta
+
+
+@compiled
 def through_norm(
     slope: Array,
     a: Array,
@@ -86,33 +227,43 @@ def through_norm(
 
     With g = ∂loss/∂y, r = 1/sqrt(σ² + ε) or 1: γ·r·(g − c·mean(g) − s·(a − μ)·r·mean(g·â)).
     """
-    runs, units, ghosts, n = a.shape
-    zero, one, count = a.dtype.type(0), a.dtype.type(1), a.dtype.type(n)
-    for run in range(runs):
-        for unit in range(units):
-            sum_beta, sum_gamma = zero, zero
-            for ghost in range(ghosts):
-                g, x, mu = slope[run, unit, ghost], a[run, unit, ghost], mean[run, unit, ghost]
-                inverse = one
-                if scale:
-                    inverse /= math.sqrt(variance[run, unit, ghost] + eps)
-                total, pull = zero, zero
-                taken = mu * center
-                for i in range(n):
-                    total += g[i]
-                    pull += g[i] * (x[i] - taken)
-                pull *= inverse
-                sum_beta += total
-                sum_gamma += pull
-                factor = gamma[run, unit] * inverse
-                total *= center / count
-                pull = pull * inverse / count if scale else zero
-                for i in range(n):
-                    g[i] = factor * (g[i] - total - (x[i] - mu) * pull)
-            gamma_slope[run, unit], beta_slope[run, unit] = sum_gamma, sum_beta
+    for run in range(a.shape[0]):
+        units_through_norm(
+            slope[run],
+            a[run],
+            gamma[run],
+            center,
+            scale,
+            eps,
+            mean[run],
+            variance[run],
+            gamma_slope[run],
+            beta_slope[run],
+        )
 
 
-@_compiled
+# --- activations and sums ---------------------------------------------------------------------------------------------
+
+
+@compiled
+def activate(x: Array, out: Array, kind: int) -> None:
+    """g(x), both flat: the functions of ``bnexp.network.ACTIVATIONS``."""
+    n, zero, one = x.shape[0], x.dtype.type(0), x.dtype.type(1)
+    if kind == SIGMOID:
+        for i in range(n):
+            out[i] = one / (one + exp(-x[i]))
+    elif kind == TANH:
+        for i in range(n):
+            out[i] = tanh(x[i])
+    elif kind == RELU:
+        for i in range(n):
+            out[i] = zero if x[i] <= zero else x[i]
+    else:
+        for i in range(n):
+            out[i] = x[i]
+
+
+@compiled
 def through_activation(slope: Array, output: Array, kind: int) -> None:
     """∂loss/∂g(x) → ∂loss/∂x in place, from g(x); both flat."""
     n, one = slope.shape[0], slope.dtype.type(1)
@@ -127,7 +278,7 @@ def through_activation(slope: Array, output: Array, kind: int) -> None:
             slope[i] *= output[i] > 0
 
 
-@_compiled
+@compiled
 def add_bias(a: Array, bias: Array) -> None:
     """a + b in place: a [run, unit, sample], b [run, unit]."""
     runs, units, n = a.shape
@@ -137,7 +288,7 @@ def add_bias(a: Array, bias: Array) -> None:
                 a[run, unit, i] += bias[run, unit]
 
 
-@_compiled
+@compiled
 def transform(a: Array, taken: Array, slope: Array, shift: Array) -> None:
     """(a − taken)·slope + shift in place: a [run, unit, sample], the others [run, unit]."""
     runs, units, n = a.shape
@@ -148,7 +299,7 @@ def transform(a: Array, taken: Array, slope: Array, shift: Array) -> None:
                 row[i] = (row[i] - middle) * factor + above
 
 
-@_compiled
+@compiled
 def sum_samples(slope: Array, total: Array) -> None:
     """Σ over the last axis of [run, unit, sample] to [run, unit]."""
     runs, units, n = slope.shape
@@ -160,7 +311,73 @@ def sum_samples(slope: Array, total: Array) -> None:
             total[run, unit] = found
 
 
-@_compiled
+@compiled
+def add_to_units(a: Array, bias: Array) -> None:
+    """a + b in place: a [unit, sample], b [unit]."""
+    units, n = a.shape
+    for unit in range(units):
+        for i in range(n):
+            a[unit, i] += bias[unit]
+
+
+@compiled
+def sum_units(slope: Array, total: Array) -> None:
+    """Σ over the samples of [unit, sample] to [unit]."""
+    units, n = slope.shape
+    for unit in range(units):
+        row, found = slope[unit], slope.dtype.type(0)
+        for i in range(n):
+            found += row[i]
+        total[unit] = found
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def classify(logits: Array, targets: Array, slope: Array) -> tuple[Any, int]:
+    """One run's mean cross-entropy and its correct predictions; slope becomes ∂(mean loss)/∂logits [class, sample]."""
+    classes, n = logits.shape
+    zero, one, count = logits.dtype.type(0), logits.dtype.type(1), logits.dtype.type(n)
+    hits, summed, chosen = 0, zero, zero
+    for i in range(n):
+        best = 0
+        for c in range(1, classes):
+            if not logits[c, i] <= logits[best, i]:  # the first of equals; NaN is the largest
+                best = c
+        hits += best == targets[i]
+        highest = logits[best, i]
+        for c in range(classes):
+            slope[c, i] = logits[c, i] - highest
+        chosen += slope[targets[i], i]
+    flat = slope.reshape(-1)
+    for i in range(flat.shape[0]):
+        flat[i] = exp(flat[i])
+    for i in range(n):
+        total = zero
+        for c in range(classes):
+            total += slope[c, i]
+        summed += math.log(total)
+        share = one / (total * count)
+        for c in range(classes):
+            slope[c, i] *= share
+        slope[targets[i], i] -= one / count
+    return (summed - chosen) / count, hits
+
+
+@compiled
+def regress(predictions: Array, targets: Array, slope: Array) -> Any:
+    """One run's mean squared error; slope becomes its derivative by the predictions [1, sample]."""
+    n = targets.shape[0]
+    total, factor = slope.dtype.type(0), slope.dtype.type(2) / slope.dtype.type(n)
+    for i in range(n):
+        error = predictions[0, i] - targets[i]
+        total += error * error
+        slope[0, i] = error * factor
+    return total / slope.dtype.type(n)
+
+
+@compiled
 def shift_logits(logits: Array, targets: Array, shifted: Array, correct: Array) -> None:
     """z − max z over classes, [run, class, sample]; the number of samples [run] whose largest logit is the target's."""
     runs, classes, n = logits.shape
@@ -178,7 +395,7 @@ def shift_logits(logits: Array, targets: Array, shifted: Array, correct: Array) 
         correct[run] = hits
 
 
-@_compiled
+@compiled
 def cross_entropy(shifted: Array, targets: Array, slope: Array, loss: Array) -> None:
     """Mean cross-entropy [run]; slope holds exp(shifted) and becomes ∂(mean loss)/∂logits, [run, class, sample]."""
     runs, classes, n = shifted.shape
@@ -197,7 +414,7 @@ def cross_entropy(shifted: Array, targets: Array, slope: Array, loss: Array) -> 
         loss[run] = summed / count
 
 
-@_compiled
+@compiled
 def subtract_scaled(x: Array, rate: Array, step: Array) -> None:
     """x ← x − rate·step in place; x, step [run, number], rate [run]."""
     runs, n = x.shape
@@ -206,7 +423,7 @@ def subtract_scaled(x: Array, rate: Array, step: Array) -> None:
             x[run, i] -= rate[run] * step[run, i]
 
 
-@_compiled
+@compiled
 def move_towards(x: Array, share: Array, goal: Array, factor: Any) -> None:
     """x ← x + share·(factor·goal − x) in place; x, goal [run, unit], share [run]."""
     runs, n = x.shape
@@ -215,10 +432,47 @@ def move_towards(x: Array, share: Array, goal: Array, factor: Any) -> None:
             x[run, i] += share[run] * (factor * goal[run, i] - x[run, i])
 
 
+@compiled
+def update(
+    x: Array,
+    slope: Array,
+    velocity: Array,
+    mask: Array,
+    masked: bool,
+    rate: Any,
+    momentum: Any,
+    decay: Any,
+    nesterov: bool,
+) -> None:
+    """A step of ``bnexp.optimizers``' SGD on the numbers of one run, all flat."""
+    n = x.shape[0]
+    if not masked and momentum == 0 and decay == 0:
+        for i in range(n):
+            x[i] -= rate * slope[i]
+        return
+    for i in range(n):
+        step = slope[i]
+        if decay != 0:
+            step += decay * x[i]
+        if masked:
+            step *= mask[i]
+        if momentum != 0:
+            velocity[i] = momentum * velocity[i] + step
+            step = step + momentum * velocity[i] if nesterov else velocity[i]
+        x[i] -= rate * step
+
+
+@compiled
+def follow(x: Array, share: Any, goal: Array, factor: Any) -> None:
+    """x ← x + share·(factor·goal − x) in place, all of one run."""
+    for i in range(x.shape[0]):
+        x[i] += share * (factor * goal[i] - x[i])
+
+
 # --- what measures sum up ---------------------------------------------------------------------------------------------
 
 
-@_compiled
+@compiled
 def summarize(x: Array, near: Any, kind: int, level: Any, found: Array) -> None:
     """Mean, biased SD, share near 0, share saturated, minimum, maximum of each unit, to found [run, unit, 6], float64.
 
@@ -257,7 +511,7 @@ def summarize(x: Array, near: Any, kind: int, level: Any, found: Array) -> None:
             found[run, unit, 5] = math.nan if strange else high
 
 
-@_compiled
+@compiled
 def step_sums(before: Array, gradient: Array, after: Array, found: Array) -> None:
     """Σw², Σg², Σwg, Σw′² and Σ(w′ − w)² of each row of weights, in float64, to found [run, row, 5].
 

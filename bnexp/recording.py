@@ -99,10 +99,12 @@ class Recorder:
         """Whether some measure looks at the first step of this epoch."""
         return any(m.read_step and self.due(options["every"], epoch, first=1) for m, options in self.measures)
 
-    @property
-    def traces_steps(self) -> bool:
-        """Whether some measure reads every so many steps."""
-        return any(m.trace and options["steps"] for m, options in self.measures)
+    def stops(self, epoch: int) -> list[int]:
+        """The steps of an epoch (from 1), but for the last, after which some measure looks."""
+        steps = self.structure.steps_per_epoch
+        begun = (epoch - 1) * steps
+        every = [options["steps"] for measure, options in self.measures if measure.trace and options["steps"]]
+        return [step for step in range(1, steps) if any((begun + step) % one == 0 for one in every)] if every else []
 
     def before_first_step(self, step: NextStep) -> None:
         """Let the measures look that read the first step of an epoch."""
@@ -116,11 +118,12 @@ class Recorder:
         return any(m.needs_last_step and self.due(options["every"], epoch) for m, options in self.measures)
 
     def after_step(self, epoch: int, step: int, parameters: Parameters, running: list[Statistics]) -> None:
-        """Let the measures look that read every so many steps."""
+        """Let the measures look that read every so many steps, after a step of the epoch (from 1)."""
+        count = (epoch - 1) * self.structure.steps_per_epoch + step
         for measure, options in self.measures:
-            if measure.trace and options["steps"] and step % options["steps"] == 0:
+            if measure.trace and options["steps"] and count % options["steps"] == 0:
                 reading = self._reading(epoch, parameters, running, None)
-                self.within += measure.trace(self._own(reading, measure, options), step)
+                self.within += measure.trace(self._own(reading, measure, options), count)
 
     def _reading(self, epoch: int, parameters: Parameters, running: list[Statistics], last: LastStep | None) -> Reading:
         taps = forward(parameters, self.probe.x, self.structure, with_taps=True).taps

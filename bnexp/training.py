@@ -17,6 +17,7 @@ from bnexp import kernels
 from bnexp.arrays import Array, copied, library, on_cpu, over_samples, put, quiet
 from bnexp.batches import Rows
 from bnexp.data import Dataset
+from bnexp.descent import Descent, can_descend
 from bnexp.gradients import loss_and_gradients
 from bnexp.measures import LastStep, NextStep
 from bnexp.network import Batch, Gradients, Parameters, calibrate, init_ids, initial_running, initialize
@@ -49,6 +50,9 @@ def train(
     state = optimizer.init(parameters)
     keep = put(np.array([run.setting.model.statistics_momentum for run in runs], dtype), device)
     differentiate = make_step(parameters, structure, device)
+    descent = None
+    if can_descend(structure, device):
+        descent = Descent(parameters, state, running, structure, knobs, keep)
     recorder = Recorder(structure, runs, rows, options)
     diverged: list[int | None] = [None] * len(runs)
     last: LastStep | None = None
@@ -57,13 +61,21 @@ def train(
     for epoch in range(structure.epochs + 1):
         if epoch > 0:
             rates = put(learning_rates(runs, structure, epoch, dtype), device)
-            minibatches = _Sums()
+            minibatches = _Sums(structure)
             with quiet():
-                for index, batch in enumerate(rows.minibatches(epoch), start=1):
-                    if index == 1 and recorder.reads_next_step(epoch):
-                        recorder.before_first_step(
-                            NextStep(epoch, parameters, batch, optimizer, state, knobs, rates, structure, runs, {})
-                        )
+                if recorder.reads_next_step(epoch):
+                    batch = next(rows.minibatches(epoch))
+                    recorder.before_first_step(
+                        NextStep(epoch, parameters, batch, optimizer, state, knobs, rates, structure, runs, {})
+                    )
+                taken = 0  # steps of this epoch
+                if descent:  # all steps but the last, which is taken below, where its gradients can be read
+                    orders = rows.groups(epoch)
+                    for stop in [*recorder.stops(epoch), structure.steps_per_epoch - 1]:
+                        minibatches.add_many(*descent(rows, orders, taken, stop, rates), structure.batch_size)
+                        recorder.after_step(epoch, stop, parameters, running)
+                        taken = stop
+                for index, batch in enumerate(rows.minibatches(epoch, taken), start=taken + 1):
                     step = differentiate(batch)
                     # A learning rate of NaN stops a run whose loss is no number: every parameter becomes NaN.
                     xp = library(step.loss)
@@ -75,9 +87,7 @@ def train(
                     for old, new in zip(running, step.statistics, strict=True):
                         update_running(old, new, keep, size)
                     minibatches.add(step, batch.targets.shape[-1])
-                    if recorder.traces_steps:
-                        count = (epoch - 1) * structure.steps_per_epoch + index
-                        recorder.after_step(epoch, count, parameters, running)
+                    recorder.after_step(epoch, index, parameters, running)
             finite = all_finite(parameters)
             diverged = [epoch if at is None and not ok else at for at, ok in zip(diverged, finite, strict=True)]
         means = minibatches.means() if minibatches else None
@@ -130,7 +140,12 @@ def _three_steps(structure: Structure, runs: Sequence[Run], dataset: Dataset) ->
     state = optimizer.init(parameters)
     differentiate = make_step(parameters, structure, "cpu")
     with quiet():
-        for batch in itertools.islice(rows.minibatches(1), 3):
+        taken = min(3, structure.steps_per_epoch - 1)
+        if can_descend(structure, "cpu"):
+            running = initial_running(structure, len(runs))
+            descent = Descent(parameters, state, running, structure, knobs, np.full(len(runs), 0.1, np.float32))
+            descent(rows, rows.groups(1), 0, taken, lr)
+        for batch in itertools.islice(rows.minibatches(1), taken, taken + 1):
             step = differentiate(batch)
             optimizer.update(parameters, step.gradients, state, knobs, lr)
     return parameters
@@ -139,7 +154,8 @@ def _three_steps(structure: Structure, runs: Sequence[Run], dataset: Dataset) ->
 class _Sums:
     """Losses and correct predictions of an epoch's minibatches, per run."""
 
-    def __init__(self) -> None:
+    def __init__(self, structure: Structure) -> None:
+        self.classes = structure.shape.task == "classification"
         self._losses: list[Array] = []
         self._correct: list[Array] = []
 
@@ -148,10 +164,15 @@ class _Sums:
         if step.correct is not None:
             self._correct.append(step.correct / n)
 
+    def add_many(self, losses: Array, correct: Array, n: int) -> None:
+        """Of several steps at once, [run, step]; ``correct`` means nothing for a regression."""
+        self._losses += list(losses.T)
+        self._correct += list(correct.T / n)
+
     def means(self) -> dict[str, Array]:
         """Mean over minibatches, in float64. A regression target has variance 1 over its rows, so R² = 1 − loss."""
         loss = _mean(self._losses)
-        if self._correct:
+        if self.classes:
             return {"train_loss": loss, "train_accuracy": _mean(self._correct)}
         return {"train_loss": loss, "train_r2": 1 - loss}
 
