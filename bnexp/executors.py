@@ -25,7 +25,7 @@ from bnexp.tables import encode, outcome_values
 from bnexp.training import is_exact, train
 from bnexp.workers import one_thread, start_worker
 
-PROGRESS_EVERY = 0.1  # seconds between messages that carry no rows
+MESSAGE_EVERY = 0.2  # seconds between messages: each costs the coordinator, which shares the cores with the workers
 STACK_RUNS = 32  # more runs fall out of the cache: measured in tests/benchmarks/LOG.md
 STACK_BYTES = 16 * 2**20  # parameters of a stack, float32
 WORKER_SECONDS = 0.5  # estimated work below which workers cost more than they save
@@ -42,7 +42,10 @@ class Job:
 
 
 class Message(NamedTuple):
-    """Rows of one epoch of one stack: per shard, table name → lines. The last one carries outcomes and arrays."""
+    """Rows of one or more epochs of a stack: per shard, table name → lines. The last one has outcomes and arrays.
+
+    ``epoch``: the last of these epochs.
+    """
 
     stack: int
     epoch: int
@@ -97,19 +100,19 @@ def estimated_seconds(stack: Stack) -> float:
 
 
 def _call_seconds(structure: Structure) -> float:
-    """Time that a stack costs whatever its size: 50 µs a step for calls, or twice that with a norm."""
-    return structure.epochs * structure.steps_per_epoch * (100e-6 if structure.normalizes else 50e-6)
+    """Time that a stack costs whatever its size: 25 µs a step."""
+    return structure.epochs * structure.steps_per_epoch * 25e-6
 
 
 def _shard_seconds(shard: Shard) -> float:
-    """Time for the arithmetic of a shard: 150 GFLOP/s in products; 1.5 ns an activation, or 3.2 with a norm.
+    """Time for the arithmetic of a shard: 150 GFLOP/s in products; 2 ns an activation, or 3 with a norm.
 
     Measured in tests/benchmarks/LOG.md on one machine; of others an assumption.
     """
     structure = shard.structure
     steps = structure.epochs * structure.steps_per_epoch
     activations = sum(structure.hidden) * structure.batch_size
-    elementwise = activations * (3.2e-9 if structure.normalizes else 1.5e-9)
+    elementwise = activations * (3e-9 if structure.normalizes else 2e-9)
     products = sum(6 * structure.n_parameters(run.switches) * structure.batch_size for run in shard.runs) / 150e9
     return steps * (len(shard.runs) * elementwise + products)
 
@@ -136,13 +139,18 @@ def _train_stack(index: int, stack: Stack, job: Job) -> Iterator[Message]:
     try:
         dataset = job.datasets[stack.structure.data]
         exact = is_exact(stack, dataset) if index == 0 and job.device == "cpu" else None
+        waiting: list[dict[str, str]] = [{} for _ in stack.shards]
         for epoch in train(stack, dataset, job.device, job.options):
+            if epoch.records:
+                for held, rows in zip(waiting, encode(epoch, ids, shard_of_run, job.tables), strict=True):
+                    for table, text in rows.items():
+                        held[table] = held.get(table, "") + text
             now = time.perf_counter()
-            if epoch.records or epoch.outcomes is not None or now - last > PROGRESS_EVERY:
+            if epoch.outcomes is not None or now - last > MESSAGE_EVERY:
                 last = now
-                rows = encode(epoch, ids, shard_of_run, job.tables) if epoch.records else []
-                message = Message(index, epoch.number, rows, epoch.loss, sum(epoch.alive), exact=exact)
+                message = Message(index, epoch.number, waiting, epoch.loss, sum(epoch.alive), exact=exact)
                 yield message if epoch.outcomes is None else _finish(message, stack, epoch, job, now - began)
+                waiting = [{} for _ in stack.shards]
     except Exception:
         yield Message(index, 0, [], 0.0, 0, error=traceback.format_exc())
 

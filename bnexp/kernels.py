@@ -1,7 +1,7 @@
 """Loops over the units of a stack, compiled by Numba: each reads its memory once, NumPy would for every operation.
 
-Arrays are C-contiguous, whatever the number of runs: for another layout Numba compiles a loop anew, and may sum in another
-order. Each row of samples is computed by itself, so a run's bits do not depend on its neighbours.
+Arrays are C-contiguous, whatever the number of runs: for another layout Numba compiles a loop anew, and may sum in
+another order. Each row of samples is computed by itself, so a run's bits do not depend on its neighbours.
 Nothing assumes that numbers are finite; sums may be reordered and products fused with sums, nothing else.
 What these loops save stands in tests/benchmarks/LOG.md. Numba keeps what it compiled beside this file, or in the user's
 cache folder.
@@ -23,11 +23,12 @@ Array = np.ndarray[Any, Any]
 AVAILABLE = find_spec("numba") is not None  # there may be no Numba for this Python yet: nobody calls these loops then
 SIGMOID, TANH, RELU, LINEAR = range(4)
 KINDS = {"sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "linear": LINEAR}
-_waiting: list[tuple[dict[str, Any], Callable[..., Any]]] = []
+_CAREFUL = {"reassoc", "contract", "nsz"}  # what the compiler may do to floating-point numbers
+_waiting: list[tuple[dict[str, Any], Callable[..., Any], set[str]]] = []
 _handed_over: list[str] = []
 
 
-def compiled(loop: Loop) -> Loop:
+def compiled(loop: Loop, flags: set[str] = _CAREFUL) -> Loop:
     """The loop, compiled for the kinds of numbers with which it is called.
 
     Numba is imported, and stands in for all loops in their modules, when the first of them is called.
@@ -38,8 +39,13 @@ def compiled(loop: Loop) -> Loop:
         _hand_over_to_numba()
         return loop.__globals__[loop.__name__](*arguments)
 
-    _waiting.append((loop.__globals__, loop))
+    _waiting.append((loop.__globals__, loop, flags))
     return first  # type: ignore[return-value]
+
+
+def compiled_for_numbers(loop: Loop) -> Loop:
+    """The same, but the compiler may take it that nothing is NaN."""
+    return compiled(loop, {*_CAREFUL, "nnan"})
 
 
 def _hand_over_to_numba() -> None:
@@ -47,10 +53,9 @@ def _hand_over_to_numba() -> None:
 
     if not _handed_over:
         _choose_by_type()
-    compile_ = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
     while _waiting:
-        names, loop = _waiting.pop(0)
-        names[loop.__name__] = compile_(loop)
+        names, loop, flags = _waiting.pop(0)
+        names[loop.__name__] = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=flags)(loop)
         _handed_over.append(loop.__name__)
 
 
@@ -472,6 +477,15 @@ def follow(x: Array, share: Any, goal: Array, factor: Any) -> None:
 # --- what measures sum up ---------------------------------------------------------------------------------------------
 
 
+@compiled_for_numbers
+def extremes(row: Array) -> tuple[Any, Any]:
+    """Minimum and maximum, if no value is NaN."""
+    low, high = row[0], row[0]
+    for i in range(row.shape[0]):
+        low, high = min(low, row[i]), max(high, row[i])
+    return low, high
+
+
 @compiled
 def summarize(x: Array, near: Any, kind: int, level: Any, found: Array) -> None:
     """Mean, biased SD, share near 0, share saturated, minimum, maximum of each unit, to found [run, unit, 6], float64.
@@ -501,10 +515,7 @@ def summarize(x: Array, near: Any, kind: int, level: Any, found: Array) -> None:
             elif kind == RELU:
                 for i in range(n):
                     saturated += row[i] == 0
-            low, high = row[0], row[0]
-            for i in range(n):
-                low = row[i] if row[i] < low else low
-                high = row[i] if row[i] > high else high
+            low, high = extremes(row)
             found[run, unit, 0], found[run, unit, 1] = mean, math.sqrt(square / n)
             found[run, unit, 2], found[run, unit, 3] = small / n, saturated / n
             found[run, unit, 4] = math.nan if strange else low
