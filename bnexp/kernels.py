@@ -467,13 +467,6 @@ def update(
         x[i] -= rate * step
 
 
-@compiled
-def follow(x: Array, share: Any, goal: Array, factor: Any) -> None:
-    """x ← x + share·(factor·goal − x) in place, all of one run."""
-    for i in range(x.shape[0]):
-        x[i] += share * (factor * goal[i] - x[i])
-
-
 # --- what measures sum up ---------------------------------------------------------------------------------------------
 
 
