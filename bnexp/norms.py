@@ -73,6 +73,8 @@ def normalize_by_batch(a: Array, center: bool, scale: bool, eps: float) -> tuple
 
     ``a`` has shape [run, unit, sample]. Gradients flow through μ and σ² as in Ioffe & Szegedy's sec. 3.
     """
+    if isinstance(a, np.ndarray) and kernels.AVAILABLE:
+        return _normalize_by_loop(np.ascontiguousarray(a), center, scale, eps)
     n = a.shape[-1]
     mean = over_samples(a) / n
     centered = a - mean[:, :, None]
@@ -81,6 +83,15 @@ def normalize_by_batch(a: Array, center: bool, scale: bool, eps: float) -> tuple
     if scale:
         normalized = normalized / library(a).sqrt(variance + eps)[:, :, None]
     return normalized, Statistics(mean, variance)
+
+
+def _normalize_by_loop(a: Array, center: bool, scale: bool, eps: float) -> tuple[Array, Statistics]:
+    number, runs, units = a.dtype.type, *a.shape[:2]
+    found, mean, variance = np.empty_like(a), np.empty((runs, units, 1), a.dtype), np.empty((runs, units, 1), a.dtype)
+    one, zero = np.ones((runs, units), a.dtype), np.zeros((runs, units), a.dtype)
+    source, target = a[:, :, None], found[:, :, None]
+    kernels.normalize(source, one, zero, number(center), scale, number(eps), mean, variance, target)
+    return found, Statistics(mean[:, :, 0], variance[:, :, 0])
 
 
 def as_ghosts(a: Array, ghost_size: int) -> Array:
