@@ -2,9 +2,10 @@
 
     python plain.py STUDY.npz OUT --hidden 64 --batch 32 --epochs 100 --seeds 10 [--threads 1]
 
-Batches are slices of tensors that are shuffled once an epoch; there is no DataLoader and no ``.item()`` inside an epoch.
-STUDY.npz holds train_x, train_t, test_x, test_t. Written to OUT: curves.csv (loss and accuracy, over the minibatches and
-on the test rows) and activations.csv (mean and SD of both layers' pre-activations on 128 training rows), at the start and after each epoch.
+Batches are slices of tensors that are shuffled once an epoch; there is no DataLoader and no ``.item()`` inside an
+epoch. STUDY.npz holds train_x, train_t, test_x, test_t. Written to OUT, at the start and after each epoch: curves.csv
+(loss and accuracy, over the minibatches and on the test rows) and activations.csv (mean and SD of both layers'
+pre-activations on 128 training rows).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python vmapped.py STUDY.npz OUT --hidden 64 --batch 32 --epochs 100 --seeds 10 [--devices 2]
 
-The whole training of all runs of a program is one compiled call: a scan over epochs, in it a scan over steps, evaluation
-and readings inside; one transfer at the end. There are two programs, without and with a norm; in the second, runs that
+The whole training of all runs of a program is one compiled call: a scan over epochs, in it a scan over steps,
+evaluation and readings inside; one transfer at the end. There are two programs, without and with a norm; in the second, runs that
 learn no γ, β have their updates masked. Runs of a seed share their rows. ``--devices 2`` splits the runs over that many
 host devices, so that every core works; with 1, XLA's own threads use the cores. Input and output are those of plain.py.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import os
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def trainer(data, normed):
 def initial(seed, widths, normed):
     generator = np.random.default_rng(seed)
     p = {}
-    for layer, (n_in, n_out) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+    for layer, (n_in, n_out) in enumerate(itertools.pairwise(widths), start=1):
         bound = n_in**-0.5
         p[f"w{layer}"] = generator.uniform(-bound, bound, (n_in, n_out)).astype(np.float32)
         if not normed or layer == len(widths) - 1:
