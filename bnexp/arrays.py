@@ -149,22 +149,18 @@ def per_run(values: Array, x: Array) -> Array:
 
 def picked(x: Array, classes: Array) -> Array:
     """x [run, class, sample] at classes [run, sample] → [run, sample]."""
-    return x.reshape(-1)[_places(x, classes)]
+    if not isinstance(x, np.ndarray):
+        return x.gather(1, classes[:, None]).squeeze(1)
+    return x.reshape(-1)[classes * x.shape[2] + _offsets(*x.shape)]
 
 
 def minus_one_at(x: Array, classes: Array) -> Array:
     """x with 1 subtracted at classes [run, sample], in place; x is contiguous."""
+    if not isinstance(x, np.ndarray):
+        return x.scatter_add_(1, classes[:, None], torch.full_like(x[:, :1], -1))
     flat = x.reshape(-1)
-    flat[_places(x, classes)] -= 1
+    flat[classes * x.shape[2] + _offsets(*x.shape)] -= 1
     return x
-
-
-def _places(x: Array, classes: Array) -> Array:
-    """Index into the flat x of each sample's class."""
-    runs, n_classes, n = x.shape
-    if isinstance(x, np.ndarray):
-        return classes * n + _offsets(runs, n_classes, n)
-    return classes * n + torch.from_numpy(_offsets(runs, n_classes, n)).to(x.device)
 
 
 @functools.lru_cache(maxsize=64)

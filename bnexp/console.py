@@ -90,7 +90,8 @@ class Progress:
         at = self.place[stack]
         self.epochs[at], self.alive[at] = message.epoch, message.alive
         if message.outcomes is not None:
-            self.done += len(stack.runs)
+            self.done += sum(len(stack.shards[place].runs) for place in message.shards)
+        if message.done:
             self.epochs[at] = max(1, stack.structure.epochs)
         fraction = sum(n * len(s.runs) for s, n in zip(self.place, self.epochs, strict=True)) / self.total
         lost = sum(len(s.runs) for s in self.place) - sum(self.alive)

@@ -5,6 +5,7 @@ Either way the caller receives the same Messages, and is the only one who writes
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnexp.data import Dataset
+from bnexp.device_steps import bytes_per_run
 from bnexp.layout import Table
 from bnexp.plan import Shard, Stack, Structure
 from bnexp.recording import Epoch, Options
@@ -42,7 +44,7 @@ class Job:
 
 
 class Message(NamedTuple):
-    """Rows of one or more epochs of a stack: per shard, table name → lines. The last one has outcomes and arrays.
+    """Rows of one or more epochs of a stack: per shard, table name → lines. A shard's last has outcomes and arrays.
 
     ``epoch``: the last of these epochs.
     """
@@ -54,16 +56,19 @@ class Message(NamedTuple):
     alive: int
     outcomes: Sequence[Sequence[Sequence[str]]] | None = None  # per shard, per run, as text
     arrays: Sequence[Mapping[str, np.ndarray[Any, Any]]] | None = None
+    shards: Sequence[int] = ()  # which of the stack's shards the rows, outcomes and arrays are of
+    again: bool = False  # these shards did not fit into memory together and begin again, in halves
+    done: bool = False  # the stack has nothing left to do
     seconds: float = 0.0
     exact: bool | None = None  # of the first stack on a CPU: whether stacking changes no bit on this machine
     error: str = ""
 
 
-def make_stacks(shards: Sequence[Shard], workers: int) -> list[Stack]:
+def make_stacks(shards: Sequence[Shard], workers: int, room: int | None = None) -> list[Stack]:
     """Deal shards out to workers, and join what a worker has of one structure; the longest work comes first.
 
     Each shard, the longest first, goes where the work would then end soonest (Graham 1969). A stack has at most 32 runs
-    and 16 MiB of parameters.
+    and 16 MiB of parameters; where ``room`` is given, the bytes free on a device, as many runs as fit there.
     """
     piles: list[dict[Structure, list[int]]] = [{} for _ in range(workers)]
     loads = [0.0] * workers
@@ -80,16 +85,20 @@ def make_stacks(shards: Sequence[Shard], workers: int) -> list[Stack]:
         stack
         for pile in piles
         for structure, indices in pile.items()
-        for stack in _cut(structure, [shards[index] for index in sorted(indices)])
+        for stack in _cut(structure, [shards[index] for index in sorted(indices)], room)
     ]
     return sorted(stacks, key=lambda stack: -estimated_seconds(stack))
 
 
-def _cut(structure: Structure, group: Sequence[Shard]) -> Iterator[Stack]:
-    """Stacks of about equal size that fit into the cache."""
-    bytes_per_shard = max(sum(4 * structure.n_parameters(run.switches) for run in s.runs) for s in group)
-    largest = max(1, min(STACK_RUNS // max(len(s.runs) for s in group), STACK_BYTES // bytes_per_shard))
-    count = -(-len(group) // largest)
+def _cut(structure: Structure, group: Sequence[Shard], room: int | None) -> Iterator[Stack]:
+    """Stacks of about equal size that fit into the cache, or into the device's memory."""
+    n_parameters = max(structure.n_parameters(run.switches) for shard in group for run in shard.runs)
+    runs_per_shard = max(len(shard.runs) for shard in group)
+    if room is None:
+        runs = min(STACK_RUNS, STACK_BYTES // (4 * n_parameters))
+    else:
+        runs = room // bytes_per_run(structure, n_parameters)
+    count = -(-len(group) // max(1, runs // runs_per_shard))
     bounds = [len(group) * i // count for i in range(count + 1)]
     return (Stack(structure, tuple(group[a:b])) for a, b in pairwise(bounds))
 
@@ -133,26 +142,55 @@ def _here(stacks: Sequence[Stack], job: Job) -> Iterator[Message]:
 
 
 def _train_stack(index: int, stack: Stack, job: Job) -> Iterator[Message]:
-    shard_of_run = [place for place, shard in enumerate(stack.shards) for _ in shard.runs]
-    ids = [run.id for run in stack.runs]
+    """Train a stack, or where it does not fit into memory its halves by whole shards, one after the other."""
+    parts = [tuple(range(len(stack.shards)))]
+    while parts:
+        part = parts.pop(0)
+        try:
+            for message in _train_part(index, stack, part, job):
+                yield message._replace(done=message.outcomes is not None and not parts)
+        except Exception as error:
+            if not (_is_out_of_memory(error) and len(part) > 1):
+                yield Message(index, 0, [], 0.0, 0, shards=part, done=not parts, error=traceback.format_exc())
+                continue
+            half = (len(part) + 1) // 2
+            parts[:0] = [part[:half], part[half:]]
+            yield Message(index, 0, [], math.nan, len(stack.runs), shards=part, again=True)
+        _give_memory_back(job.device)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # the latter is torch's
+
+
+def _give_memory_back(device: str) -> None:
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def _train_part(index: int, stack: Stack, part: Sequence[int], job: Job) -> Iterator[Message]:
+    """Train some shards of a stack."""
+    here = Stack(stack.structure, tuple(stack.shards[place] for place in part))
+    shard_of_run = [place for place, shard in enumerate(here.shards) for _ in shard.runs]
+    ids, others = [run.id for run in here.runs], len(stack.runs) - len(here.runs)
     began = last = time.perf_counter()
-    try:
-        dataset = job.datasets[stack.structure.data]
-        exact = is_exact(stack, dataset) if index == 0 and job.device == "cpu" else None
-        waiting: list[dict[str, str]] = [{} for _ in stack.shards]
-        for epoch in train(stack, dataset, job.device, job.options):
-            if epoch.records:
-                for held, rows in zip(waiting, encode(epoch, ids, shard_of_run, job.tables), strict=True):
-                    for table, text in rows.items():
-                        held[table] = held.get(table, "") + text
-            now = time.perf_counter()
-            if epoch.outcomes is not None or now - last > MESSAGE_EVERY:
-                last = now
-                message = Message(index, epoch.number, waiting, epoch.loss, sum(epoch.alive), exact=exact)
-                yield message if epoch.outcomes is None else _finish(message, stack, epoch, job, now - began)
-                waiting = [{} for _ in stack.shards]
-    except Exception:
-        yield Message(index, 0, [], 0.0, 0, error=traceback.format_exc())
+    dataset = job.datasets[stack.structure.data]
+    exact = is_exact(here, dataset) if index == 0 and job.device == "cpu" else None
+    waiting: list[dict[str, str]] = [{} for _ in part]
+    for epoch in train(here, dataset, job.device, job.options):
+        if epoch.records:
+            for held, rows in zip(waiting, encode(epoch, ids, shard_of_run, job.tables), strict=True):
+                for table, text in rows.items():
+                    held[table] = held.get(table, "") + text
+        now = time.perf_counter()
+        if epoch.outcomes is not None or now - last > MESSAGE_EVERY:
+            last = now
+            alive = sum(epoch.alive) + others
+            message = Message(index, epoch.number, waiting, epoch.loss, alive, shards=part, exact=exact)
+            yield message if epoch.outcomes is None else _finish(message, here, epoch, job, now - began)
+            waiting = [{} for _ in part]
 
 
 def _finish(message: Message, stack: Stack, epoch: Epoch, job: Job, seconds: float) -> Message:
@@ -183,9 +221,9 @@ def _in_workers(stacks: Sequence[Stack], job: Job, workers: int) -> Iterator[Mes
         while busy:
             for ready in wait(list(busy)):
                 assert isinstance(ready, Connection)
-                yield from _receive(ready, waiting, busy)
-        for index, _ in waiting:
-            yield Message(index, 0, [], 0.0, 0, error="no worker process is left")
+                yield from _receive(ready, stacks, waiting, busy)
+        for index, stack in waiting:
+            yield _lost(index, stack, "no worker process is left")
     finally:
         for pipe, process in pipes.items():
             pipe.close()
@@ -203,14 +241,21 @@ def _deal(pipe: Connection, waiting: list[tuple[int, Stack]], busy: dict[Connect
         busy[pipe] = index
 
 
-def _receive(pipe: Connection, waiting: list[tuple[int, Stack]], busy: dict[Connection, int]) -> Iterator[Message]:
+def _lost(index: int, stack: Stack, why: str) -> Message:
+    return Message(index, 0, [], 0.0, 0, shards=range(len(stack.shards)), done=True, error=why)
+
+
+def _receive(
+    pipe: Connection, stacks: Sequence[Stack], waiting: list[tuple[int, Stack]], busy: dict[Connection, int]
+) -> Iterator[Message]:
     try:
         message = pipe.recv()
     except EOFError:
-        yield Message(busy.pop(pipe), 0, [], 0.0, 0, error="the worker process ended (out of memory, or killed)")
+        index = busy.pop(pipe)
+        yield _lost(index, stacks[index], "the worker process ended (out of memory, or killed)")
         return
     yield message
-    if message.outcomes is not None or message.error:
+    if message.done:
         _deal(pipe, waiting, busy)
 
 

@@ -203,19 +203,23 @@ class _Study:
         """Write what a message brings."""
         if message.exact is not None:
             self.summary.exact_stack = message.exact
+        shards = [stack.shards[place] for place in message.shards]
         if message.error:
-            self.summary.failures.update(dict.fromkeys((shard.name for shard in stack.shards), message.error))
-        for shard, rows in zip(stack.shards, message.rows, strict=False):
+            self.summary.failures.update(dict.fromkeys((shard.name for shard in shards), message.error))
+        if message.again:
+            for shard in shards:
+                store.begin_shard(self.folder, shard, self.tables.values())
+        for shard, rows in zip(shards, message.rows, strict=False):
             store.append(self.folder, shard, rows)
         if message.outcomes is not None and message.arrays is not None:
             provenance = {
                 "device": _device_name(self.outline.device),
                 "torch": version("torch"),
                 "threads": 1,
-                "stack_runs": len(stack.runs),
+                "stack_runs": sum(len(shard.runs) for shard in shards),
                 "seconds": round(message.seconds, 3),
             }
-            for shard, outcomes, arrays in zip(stack.shards, message.outcomes, message.arrays, strict=True):
+            for shard, outcomes, arrays in zip(shards, message.outcomes, message.arrays, strict=True):
                 store.commit(self.folder, shard, self.tables["curves"], outcomes, arrays, provenance)
                 self.commits[shard.name] = {"runs": [{"id": run.id, "key": run.key} for run in shard.runs]}
                 self.summary.trained += len(shard.runs)
@@ -297,7 +301,7 @@ def _outline(
     """Join the shards that are left into stacks and decide on workers."""
     left = [shard for shard in shards if shard.name not in kept]
     workers = (request.workers or available_cores()) if device == "cpu" else 1
-    stacks = make_stacks(left, workers)
+    stacks = make_stacks(left, workers, _room(device))
     seconds = sum(map(estimated_seconds, stacks))
     if request.workers is None and seconds < WORKER_SECONDS:
         workers = 1
@@ -381,6 +385,15 @@ def _versions() -> dict[str, str]:
         "numpy": np.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
     }
+
+
+def _room(device: str) -> int | None:
+    """Bytes that stacks may take of a device's memory: four fifths of what is free; None for a CPU."""
+    if device != "cuda":
+        return None
+    import torch
+
+    return int(0.8 * torch.cuda.mem_get_info()[0])
 
 
 def _device_name(device: str) -> str:

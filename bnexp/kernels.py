@@ -526,7 +526,8 @@ def step_sums(before: Array, gradient: Array, after: Array, found: Array) -> Non
         for row in range(rows):
             ww, gg, wg, vv, dd = 0.0, 0.0, 0.0, 0.0, 0.0
             for i in range(n):
-                w, g, v = float(before[run, row, i]), float(gradient[run, row, i]), float(after[run, row, i])
+                w, g = np.float64(before[run, row, i]), np.float64(gradient[run, row, i])
+                v = np.float64(after[run, row, i])
                 ww += w * w
                 gg += g * g
                 wg += w * g

@@ -96,11 +96,12 @@ def _adam(decay1: float, decay2: float) -> Optimizer:
     def init(parameters: Parameters) -> State:
         xp = library(parameters["weight1"])
         moments = {f"{moment}.{name}": xp.zeros_like(p) for moment in "mv" for name, p in parameters.items()}
-        return {**moments, "t": xp.zeros((), dtype=xp.float64)}
+        return {**moments, "t": xp.zeros_like(parameters["weight1"].reshape(-1)[0], dtype=xp.float64)}
 
     def update(parameters: Parameters, gradients: Parameters, state: State, knobs: Knobs, lr: Array) -> None:
         state["t"] += 1
-        t = state["t"].item()
+        # On a device the count of steps stays there.
+        t = state["t"].item() if isinstance(lr, np.ndarray) else state["t"]
         correction1, correction2 = 1 - decay1**t, (1 - decay2**t) ** 0.5
         for name, parameter in parameters.items():
             gradient = _decayed(name, parameter, gradients[name], knobs)

@@ -18,6 +18,7 @@ from bnexp.arrays import Array, copied, library, on_cpu, over_samples, put, quie
 from bnexp.batches import Rows
 from bnexp.data import Dataset
 from bnexp.descent import Descent, can_descend
+from bnexp.device_steps import DeviceSteps
 from bnexp.gradients import loss_and_gradients
 from bnexp.measures import LastStep, NextStep
 from bnexp.network import Batch, Gradients, Parameters, calibrate, init_ids, initial_running, initialize
@@ -50,9 +51,11 @@ def train(
     state = optimizer.init(parameters)
     keep = put(np.array([run.setting.model.statistics_momentum for run in runs], dtype), device)
     differentiate = make_step(parameters, structure, device)
-    descent = None
+    descent: Descent | DeviceSteps | None = None
     if can_descend(structure, device):
         descent = Descent(parameters, state, running, structure, knobs, keep)
+    elif device == "cuda" and structure.noise == "none":
+        descent = DeviceSteps(parameters, optimizer, state, running, structure, knobs, keep, rows)
     recorder = Recorder(structure, runs, rows, options)
     diverged: list[int | None] = [None] * len(runs)
     last: LastStep | None = None

@@ -1,0 +1,191 @@
+"""Steps on a device, for which torch's CPU stands in: the same numbers as the twin, stacks that fit and that do not."""
+
+from __future__ import annotations
+
+import contextlib
+import types
+
+import numpy as np
+import pytest
+import torch
+from tools import make_dataset, make_spec, runs_of, shape_of
+
+import bnexp.device_steps
+import bnexp.executors
+from bnexp import network
+from bnexp.arrays import as_tensors
+from bnexp.batches import Rows
+from bnexp.cli import app
+from bnexp.device_steps import DeviceSteps, bytes_per_run
+from bnexp.executors import make_stacks
+from bnexp.gradients import loss_and_gradients
+from bnexp.norms import update_running
+from bnexp.optimizers import make_knobs, make_optimizer
+from bnexp.plan import make_plan
+
+TEXT = """
+data: {{name: digits, label_noise: {noise}}}
+model: {{hidden: [7, 5], norm: {norms}, activation: tanh, ghost_size: {ghosts}}}
+train: {{batch_size: 12, lr: [0.1, 0.3], {train}}}
+seeds: 2
+"""
+CASES = [
+    ("[none, affine]", "", 0, 0),
+    ("[standardize, full]", "momentum: 0.9, weight_decay: 0.01", 0, 0.2),
+    ("[standardize, full]", "optimizer: adam", 4, 0),
+    ("[center]", "nesterov: true, momentum: 0.5", 0, 0),
+    ("[scale]", "", 6, 0),
+]
+
+
+def parts(norms, train, ghosts, noise, n_classes=3):
+    spec = make_spec(TEXT.format(norms=norms, train=train, ghosts=ghosts, noise=noise))
+    dataset = make_dataset(n_classes=n_classes)
+    runs = runs_of(spec, dataset)
+    structure = runs[0].structure
+    rows = Rows(structure, runs, dataset, "float64", "cpu")
+    parameters, optimizer = network.initialize(structure, runs, "float64"), make_optimizer(structure)
+    running = network.initial_running(structure, len(runs), "float64")
+    knobs, rates = make_knobs(structure, runs, "float64", "cpu"), np.array([run.setting.train.lr for run in runs])
+    return structure, rows, parameters, optimizer, running, knobs, np.full(len(runs), 0.1), rates
+
+
+def on_device(structure, rows, parameters, optimizer, running, knobs, keep, rates):
+    rows.train_x, rows.fit_targets = as_tensors((rows.train_x, rows.fit_targets))
+    parameters, running, knobs, keep, rates = as_tensors((parameters, running, knobs, keep, rates))
+    state = optimizer.init(parameters)
+    return DeviceSteps(parameters, optimizer, state, running, structure, knobs, keep, rows), rates
+
+
+@pytest.mark.parametrize("n_classes", [3, 1])
+@pytest.mark.parametrize("case", CASES)
+def test_equals_a_step_after_the_other(case, n_classes):
+    if case[3] and n_classes == 1:
+        pytest.skip("labels are noisy in classification only")
+    structure, rows, parameters, optimizer, running, knobs, keep, rates = parts(*case, n_classes=n_classes)
+    state, losses, correct = optimizer.init(parameters), [], []
+    for batch in rows.minibatches(1):
+        step = loss_and_gradients(parameters, batch, structure)
+        optimizer.update(parameters, step.gradients, state, knobs, rates)
+        for old, new in zip(running, step.statistics, strict=True):
+            update_running(old, new, keep, structure.ghost_size or 12)
+        losses.append(step.loss)
+        correct.append(step.correct)
+
+    others = parts(*case, n_classes=n_classes)
+    steps, tensor_rates = on_device(*others)
+    orders = others[1].groups(1)
+    first = steps(others[1], orders, 0, 3, tensor_rates)  # in two pieces
+    second = steps(others[1], orders, 3, structure.steps_per_epoch, tensor_rates)
+    for name, array in parameters.items():
+        np.testing.assert_allclose(steps.parameters[name].numpy(), array, rtol=1e-9, atol=1e-12)
+    for ours, theirs in zip(steps.running, running, strict=True):
+        np.testing.assert_allclose(ours.mean.numpy(), theirs.mean, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(ours.variance.numpy(), theirs.variance, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(torch.cat([first[0], second[0]], 1).numpy(), np.stack(losses, 1), rtol=1e-9)
+    if n_classes > 1:
+        assert np.array_equal(torch.cat([first[1], second[1]], 1).numpy(), np.stack(correct, 1))
+
+
+def test_a_loss_that_is_no_number_stops_its_run_alone():
+    pieces = parts("[standardize, full]", "", 0, 0)
+    pieces[2]["weight1"][1] = np.nan
+    steps, rates = on_device(*pieces)
+    steps(pieces[1], pieces[1].groups(1), 0, 2, rates)
+    broken = [bool(torch.isnan(steps.parameters["bias3"][run]).all()) for run in range(len(rates))]
+    assert broken == [run == 1 for run in range(len(rates))]
+
+
+class FakeCuda(types.SimpleNamespace):
+    """CUDA's graph functions where there is no CUDA: what a recording runs is run."""
+
+    def __init__(self):
+        stream = types.SimpleNamespace(wait_stream=lambda other: None)
+        graph = types.SimpleNamespace(replay=lambda: None)
+        super().__init__(
+            Stream=lambda: stream,
+            current_stream=lambda: stream,
+            stream=lambda stream: contextlib.nullcontext(),
+            graph=lambda graph: contextlib.nullcontext(),
+            CUDAGraph=lambda: graph,
+        )
+
+
+@pytest.mark.parametrize("train", ["momentum: 0.9", "optimizer: adam"])
+def test_recording_a_graph_changes_nothing(train, monkeypatch):
+    pieces = parts("[standardize, full]", train, 0, 0)
+    steps, rates = on_device(*pieces)
+    steps(pieces[1], pieces[1].groups(1), 0, 2, rates)
+    before = [tensor.clone() for tensor in steps._changing()]
+    fake = types.SimpleNamespace(**{name: getattr(torch, name) for name in ("where", "full_like")}, cuda=FakeCuda())
+    monkeypatch.setattr(bnexp.device_steps, "torch", fake)
+    steps._recorded()
+    assert all(torch.equal(tensor, old) for tensor, old in zip(steps._changing(), before, strict=True))
+
+
+def test_stacks_on_a_device_are_as_large_as_its_memory():
+    dataset = make_dataset()
+    spec = make_spec("data: digits\nmodel: {hidden: [64, 64], norm: full}\ntrain: {batch_size: 32}\nseeds: 100")
+    runs = runs_of(spec, dataset)
+    shards = make_plan(spec, {runs[0].setting.data: shape_of(dataset)})
+    one = bytes_per_run(runs[0].structure, runs[0].structure.n_parameters(runs[0].switches))
+    assert [len(stack.runs) for stack in make_stacks(shards, 1, 200 * one)] == [100]
+    for room in (50, 8, 1):
+        stacks = make_stacks(shards, 1, room * one)
+        assert sum(len(stack.runs) for stack in stacks) == 100
+        assert max(len(stack.runs) for stack in stacks) <= max(room, 8)  # a shard is the least
+
+
+CONFIG = """
+name: small
+data: {name: xor, samples: 60}
+model: {hidden: [4, 4], norm: [none, full]}
+train: {epochs: 3, batch_size: 12}
+seeds: 20
+"""
+
+
+def trained(tmp_path, name):
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    out = tmp_path / name
+    with pytest.raises(SystemExit) as end:
+        app(["train", str(tmp_path / "small.yaml"), "--out", str(out), "--workers", "1", "-q"])
+    return end.value.code, {path.name: path.read_bytes() for path in out.glob("*.csv")}, out
+
+
+@pytest.mark.parametrize("fits", [16, 8])
+def test_a_stack_that_does_not_fit_is_halved_by_whole_shards(tmp_path, monkeypatch, fits):
+    code, whole, _ = trained(tmp_path, "whole")
+    assert code == 0
+    honest, sizes = bnexp.executors.train, []
+
+    def limited(stack, *arguments):
+        for epoch in honest(stack, *arguments):
+            if epoch.number == 2 and len(stack.runs) > fits:  # after some rows were sent
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            yield epoch
+        sizes.append(len(stack.runs))
+
+    monkeypatch.setattr(bnexp.executors, "train", limited)
+    monkeypatch.setattr(bnexp.executors, "MESSAGE_EVERY", 0.0)
+    code, halved, _ = trained(tmp_path, "halved")
+    assert code == 0
+    assert sum(sizes) == 40
+    assert max(sizes) <= fits
+    assert halved == whole
+
+
+def test_a_shard_that_does_not_fit_fails_alone(tmp_path, monkeypatch):
+    honest = bnexp.executors.train
+
+    def limited(stack, *arguments):
+        if any(run.seed == 19 for run in stack.runs):
+            raise MemoryError
+        yield from honest(stack, *arguments)
+
+    monkeypatch.setattr(bnexp.executors, "train", limited)
+    code, _, out = trained(tmp_path, "failed")
+    assert code == 1
+    runs = (out / "runs.csv").read_text()
+    assert runs.count("done") == 40 - 8  # the last shard of either structure holds seeds 16 to 19
+    assert runs.count("failed") + runs.count("pending") == 8
