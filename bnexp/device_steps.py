@@ -102,7 +102,7 @@ class DeviceSteps:
     def _recorded(self) -> Callable[[], None]:
         """The step as a CUDA graph; what the steps before the recording changed is put back."""
         kept = [(tensor, tensor.clone()) for tensor in self._changing()]
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):

@@ -20,12 +20,13 @@ import numpy as np
 from bnexp.data import Dataset
 from bnexp.device_steps import bytes_per_run
 from bnexp.layout import Table
+from bnexp.lazy_torch import torch
 from bnexp.plan import Shard, Stack, Structure
 from bnexp.recording import Epoch, Options
 from bnexp.spec import DataFields
 from bnexp.tables import encode, outcome_values
 from bnexp.training import is_exact, train
-from bnexp.workers import one_thread, start_worker
+from bnexp.workers import Shared, one_thread, receive, start_worker
 
 MESSAGE_EVERY = 0.2  # seconds between messages: each costs the coordinator, which shares the cores with the workers
 STACK_RUNS = 32  # more runs fall out of the cache: measured in tests/benchmarks/LOG.md
@@ -165,8 +166,6 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _give_memory_back(device: str) -> None:
     if device == "cuda":
-        import torch
-
         torch.cuda.empty_cache()
 
 
@@ -209,12 +208,13 @@ def _finish(message: Message, stack: Stack, epoch: Epoch, job: Job, seconds: flo
 def _in_workers(stacks: Sequence[Stack], job: Job, workers: int) -> Iterator[Message]:
     pipes: dict[Connection, BaseProcess] = {}
     waiting = list(enumerate(stacks))
+    shared = Shared(job)
     try:
         for _ in range(workers):
             pipe, process = start_worker(_work)
             pipes[pipe] = process
         for pipe in pipes:
-            pipe.send(job)
+            shared.send(pipe)
         busy: dict[Connection, int] = {}
         for pipe in pipes:
             _deal(pipe, waiting, busy)
@@ -225,6 +225,7 @@ def _in_workers(stacks: Sequence[Stack], job: Job, workers: int) -> Iterator[Mes
         for index, stack in waiting:
             yield _lost(index, stack, "no worker process is left")
     finally:
+        shared.close()
         for pipe, process in pipes.items():
             pipe.close()
             process.join(timeout=2)
@@ -261,7 +262,7 @@ def _receive(
 
 def _work(pipe: Connection) -> None:
     """A worker's life: train the stacks that come through the pipe until it closes."""
-    job = pipe.recv()
+    job = receive(pipe)
     while True:
         index, stack = pipe.recv()
         for message in _train_stack(index, stack, job):

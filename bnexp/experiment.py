@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 import bnexp
-from bnexp import source, store
+from bnexp import kernels, source, store
 from bnexp.claim_checks import check_claims
 from bnexp.data import Dataset, load_dataset
 from bnexp.errors import DeviceUnavailable, ResultsError, UsageError
@@ -383,6 +383,7 @@ def _versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": version("torch"),
         "numpy": np.__version__,
+        "numba": version("numba") if kernels.AVAILABLE else "none",
         "platform": f"{platform.system()} {platform.machine()}",
     }
 

@@ -55,7 +55,11 @@ def _hand_over_to_numba() -> None:
         _choose_by_type()
     while _waiting:
         names, loop, flags = _waiting.pop(0)
-        names[loop.__name__] = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=flags)(loop)
+        options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": flags}
+        try:
+            names[loop.__name__] = numba.njit(cache=True, **options)(loop)
+        except RuntimeError:  # no folder to keep compiled loops in: every process compiles its own
+            names[loop.__name__] = numba.njit(**options)(loop)
         _handed_over.append(loop.__name__)
 
 

@@ -86,7 +86,7 @@ def normalize_by_batch(a: Array, center: bool, scale: bool, eps: float) -> tuple
 
 
 def _normalize_by_loop(a: Array, center: bool, scale: bool, eps: float) -> tuple[Array, Statistics]:
-    number, runs, units = a.dtype.type, *a.shape[:2]
+    number, (runs, units) = a.dtype.type, a.shape[:2]
     found, mean, variance = np.empty_like(a), np.empty((runs, units, 1), a.dtype), np.empty((runs, units, 1), a.dtype)
     one, zero = np.ones((runs, units), a.dtype), np.zeros((runs, units), a.dtype)
     source, target = a[:, :, None], found[:, :, None]

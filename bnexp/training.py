@@ -75,7 +75,7 @@ def train(
                 if descent:  # all steps but the last, which is taken below, where its gradients can be read
                     orders = rows.groups(epoch)
                     for stop in [*recorder.stops(epoch), structure.steps_per_epoch - 1]:
-                        minibatches.add_many(*descent(rows, orders, taken, stop, rates), structure.batch_size)
+                        minibatches.add_many(descent(rows, orders, taken, stop, rates), structure.batch_size)
                         recorder.after_step(epoch, stop, parameters, running)
                         taken = stop
                 for index, batch in enumerate(rows.minibatches(epoch, taken), start=taken + 1):
@@ -167,8 +167,9 @@ class _Sums:
         if step.correct is not None:
             self._correct.append(step.correct / n)
 
-    def add_many(self, losses: Array, correct: Array, n: int) -> None:
-        """Of several steps at once, [run, step]; ``correct`` means nothing for a regression."""
+    def add_many(self, found: tuple[Array, Array], n: int) -> None:
+        """Losses and correct predictions of several steps at once, [run, step]; a regression has no correct ones."""
+        losses, correct = found
         self._losses += list(losses.T)
         self._correct += list(correct.T / n)
 

@@ -7,15 +7,20 @@ this process is still reading the spec; elsewhere each is started afresh.
 
 from __future__ import annotations
 
+import io
+import mmap
 import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from typing import Any
 
 HELD = (signal.SIGINT, signal.SIGTERM)
@@ -59,6 +64,50 @@ def _live(live: Callable[[Connection], None], pipe: Connection) -> None:
             live(pipe)
     except (EOFError, OSError):  # the parent has left
         return
+
+
+# --- what every worker must know --------------------------------------------------------------------------------------
+
+
+class Shared:
+    """An object for several workers: its large arrays lie once in a file that all of them map into memory.
+
+    Sent through a pipe, MNIST would be copied three times for every worker. The file is nameless to others and goes
+    with ``close``; what a worker writes to its arrays stays its own.
+    """
+
+    def __init__(self, value: Any) -> None:
+        buffers: list[Any] = []
+        text = io.BytesIO()
+        ForkingPickler(text, 5, True, buffers.append).dump(value)
+        self._folder = tempfile.TemporaryDirectory(prefix="bnexp-")
+        self._path, places, end = str(Path(self._folder.name) / "arrays"), [], 0
+        with open(self._path, "wb") as stream:
+            for buffer in buffers:
+                part = buffer.raw()
+                stream.write(part)
+                places.append((end, end + part.nbytes))
+                end += part.nbytes
+                end += stream.write(bytes(-end % 64))  # arrays start on a cache line
+        self._text, self._places = text.getvalue(), places
+
+    def send(self, pipe: Connection) -> None:
+        """To a worker, which calls ``receive``."""
+        pipe.send((self._text, self._path, self._places))
+
+    def close(self) -> None:
+        """Remove the file; workers that have received keep their map."""
+        self._folder.cleanup()
+
+
+def receive(pipe: Connection) -> Any:
+    """What ``Shared.send`` sent."""
+    text, path, places = pipe.recv()
+    if not any(end > start for start, end in places):
+        return ForkingPickler.loads(text, buffers=[b""] * len(places))
+    with open(path, "rb") as stream:
+        memory = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
+    return ForkingPickler.loads(text, buffers=[memory[start:end] for start, end in places])
 
 
 @contextmanager

@@ -239,7 +239,8 @@ def _as_standardize(network: Network, x: Tensor, run: Run) -> Tensor:
 
 def _outputs(network: Network, x: Tensor) -> Tensor:
     """By running statistics."""
-    return forward(network.parameters, x, network.structure, network.running).logits
+    logits: Tensor = forward(network.parameters, x, network.structure, network.running).logits
+    return logits
 
 
 def _largest(difference: Tensor) -> Tensor:

@@ -1,0 +1,84 @@
+"""Worker processes: one thread each, deaf to Ctrl-C, and arrays that lie once for all of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bnexp import workers
+from bnexp.workers import Shared, one_thread, receive, start_worker
+
+
+def test_shared_arrays_arrive_and_a_worker_s_changes_stay_its_own():
+    value = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([], np.int64), "c": "text", "d": 5}
+    ours, theirs = multiprocessing.Pipe()
+    shared = Shared(value)
+    for _ in range(2):
+        shared.send(ours)
+    first, second = receive(theirs), receive(theirs)
+    shared.close()
+    assert not Path(shared._folder.name).exists()
+    first["a"][0, 0] = 100
+    for found, corner in ((first, 100), (second, 0)):
+        assert found["a"].flags.writeable
+        assert found["a"][0, 0] == corner
+        assert np.array_equal(found["a"].ravel()[1:], value["a"].ravel()[1:])
+        assert (found["b"].dtype, found["b"].shape, found["c"], found["d"]) == (np.int64, (0,), "text", 5)
+    assert value["a"][0, 0] == 0
+
+
+def test_shared_values_without_arrays():
+    ours, theirs = multiprocessing.Pipe()
+    shared = Shared(["x", 1])
+    shared.send(ours)
+    assert receive(theirs) == ["x", 1]
+    shared.close()
+
+
+def answer(pipe):
+    from threadpoolctl import threadpool_info
+
+    threads = [info["num_threads"] for info in threadpool_info()]
+    pipe.send((os.getpid(), threads, signal.getsignal(signal.SIGINT) == signal.SIG_IGN))
+    pipe.recv()
+
+
+def test_a_worker_has_one_thread_and_ends_with_its_pipe():
+    pipe, process = start_worker(answer)
+    pid, threads, deaf = pipe.recv()
+    assert pid == process.pid != os.getpid()
+    assert set(threads) == {1}
+    assert deaf
+    os.kill(pid, signal.SIGINT)
+    time.sleep(0.1)
+    assert process.is_alive()
+    pipe.close()
+    process.join(10)
+    assert process.exitcode == 0
+
+
+def test_the_environment_and_the_threads_are_put_back():
+    before = [os.environ.get(name) for name in workers.THREADS]
+    with one_thread():
+        assert {os.environ[name] for name in workers.THREADS} == {"1"}
+    assert [os.environ.get(name) for name in workers.THREADS] == before
+
+
+@pytest.mark.skipif(not workers.FORKS, reason="workers start afresh here")
+def test_workers_are_forked_from_one_server_that_does_not_import_torch():
+    pipe, process = start_worker(modules)
+    assert pipe.recv() == (True, False)
+    pipe.close()
+    process.join(10)
+
+
+def modules(pipe):
+    import sys
+
+    pipe.send(("bnexp.training" in sys.modules, "torch" in sys.modules))
