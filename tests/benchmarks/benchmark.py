@@ -254,7 +254,7 @@ def main() -> None:
                 plain, vmapped = BARS[part]
                 print(
                     f"{part}: {sides}; against plain {found['against_plain']:.1f} × (aim {plain}), against vmapped"
-                    f" {found['against_vmapped']:.2f} × (aim {vmapped}); products at {found['share_of_peak']:.0%} of peak",
+                    f" {found['against_vmapped']:.2f} × (aim {vmapped}); {found['share_of_peak']:.0%} of peak",
                     flush=True,
                 )
             else:

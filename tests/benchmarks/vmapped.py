@@ -4,8 +4,8 @@
 
 The whole training of all runs of a program is one compiled call: a scan over epochs, in it a scan over steps,
 evaluation and readings inside; one transfer at the end. There are two programs, without and with a norm; in the second,
-runs that learn no γ, β have their updates masked. Runs of a seed share their rows. ``--devices 2`` splits the runs over that many
-host devices, so that every core works; with 1, XLA's own threads use the cores. Input and output are those of plain.py.
+runs that learn no γ, β have their updates masked. Runs of a seed share their rows. ``--devices 2`` splits the runs over
+that many host devices, so that every core works; with 1, XLA's own threads use the cores. Input and output: plain.py's.
 """
 
 from __future__ import annotations
