@@ -15,6 +15,7 @@ import numpy as np
 
 from bnexp.arrays import Array, rows_at
 from bnexp.batches import Rows
+from bnexp.evaluation import CHUNK
 from bnexp.gradients import loss_and_gradients
 from bnexp.lazy_torch import torch
 from bnexp.network import Batch, Parameters
@@ -129,6 +130,6 @@ def bytes_per_run(structure: Structure, n_parameters: int) -> int:
     activation of a minibatch twelve, of its rows two; of the rows that are evaluated at a time four.
     """
     units, n_in, n_out = sum(structure.hidden), structure.shape.n_inputs, structure.shape.n_outputs
-    evaluated = min(1000, max(structure.shape.n_train, 1))
+    evaluated = min(CHUNK, structure.shape.n_train)
     numbers = 8 * n_parameters + structure.batch_size * (12 * (units + n_out) + 2 * n_in)
     return 4 * (numbers + 4 * evaluated * (units + n_out))

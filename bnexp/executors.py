@@ -9,6 +9,7 @@ import math
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection, wait
@@ -215,6 +216,9 @@ def _in_workers(stacks: Sequence[Stack], job: Job, workers: int) -> Iterator[Mes
             pipes[pipe] = process
         for pipe in pipes:
             shared.send(pipe)
+        for pipe in pipes:
+            _has_received(pipe)
+        shared.close()  # at once: a coordinator that is killed leaves nothing behind
         busy: dict[Connection, int] = {}
         for pipe in pipes:
             _deal(pipe, waiting, busy)
@@ -242,6 +246,12 @@ def _deal(pipe: Connection, waiting: list[tuple[int, Stack]], busy: dict[Connect
         busy[pipe] = index
 
 
+def _has_received(pipe: Connection) -> None:
+    """Wait until a worker knows its job, or is gone; the latter shows when it is given a stack."""
+    with suppress(EOFError, OSError):
+        pipe.recv()
+
+
 def _lost(index: int, stack: Stack, why: str) -> Message:
     return Message(index, 0, [], 0.0, 0, shards=range(len(stack.shards)), done=True, error=why)
 
@@ -263,6 +273,7 @@ def _receive(
 def _work(pipe: Connection) -> None:
     """A worker's life: train the stacks that come through the pipe until it closes."""
     job = receive(pipe)
+    pipe.send(None)
     while True:
         index, stack = pipe.recv()
         for message in _train_stack(index, stack, job):

@@ -490,33 +490,33 @@ def summarize(x: Array, near: Any, kind: int, level: Any, found: Array) -> None:
     x [run, unit, sample]. Saturated: ``kind`` SIGMOID: x(1 − x) < level; TANH: |x| > level; RELU: x = 0; LINEAR: none.
     """
     runs, units, n = x.shape
-    one = x.dtype.type(1)
+    zero, one = x.dtype.type(0), x.dtype.type(1)  # counts in the type of x: the compiler then counts many at a time
     for run in range(runs):
         for unit in range(units):
             row = x[run, unit]
-            total, square, small, saturated, strange = 0.0, 0.0, 0, 0, 0
+            total, square, small, saturated, strange = 0.0, 0.0, zero, zero, zero
             for i in range(n):
                 total += row[i]
             mean = total / n
             for i in range(n):
                 square += (row[i] - mean) * (row[i] - mean)
             for i in range(n):
-                small += abs(row[i]) <= near
-                strange += row[i] != row[i]
+                small += one if abs(row[i]) <= near else zero
+                strange += one if row[i] != row[i] else zero
             if kind == SIGMOID:
                 for i in range(n):
-                    saturated += row[i] * (one - row[i]) < level
+                    saturated += one if row[i] * (one - row[i]) < level else zero
             elif kind == TANH:
                 for i in range(n):
-                    saturated += abs(row[i]) > level
+                    saturated += one if abs(row[i]) > level else zero
             elif kind == RELU:
                 for i in range(n):
-                    saturated += row[i] == 0
+                    saturated += one if row[i] == 0 else zero
             low, high = extremes(row)
             found[run, unit, 0], found[run, unit, 1] = mean, math.sqrt(square / n)
-            found[run, unit, 2], found[run, unit, 3] = small / n, saturated / n
-            found[run, unit, 4] = math.nan if strange else low
-            found[run, unit, 5] = math.nan if strange else high
+            found[run, unit, 2], found[run, unit, 3] = np.float64(small) / n, np.float64(saturated) / n
+            found[run, unit, 4] = math.nan if strange > 0 else low
+            found[run, unit, 5] = math.nan if strange > 0 else high
 
 
 @compiled

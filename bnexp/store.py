@@ -201,8 +201,12 @@ class _ShardRows:
         try:
             with path.open(encoding="utf-8", newline="") as stream:
                 next(stream, None)
+                start, own = "\n", [""]  # of the run whose rows come just now
                 for row in stream:
-                    rows.setdefault(first_field(row), []).append(row)
+                    if not row.startswith(start):
+                        found = first_field(row)
+                        start, own = line([found])[:-1] + ",", rows.setdefault(found, [])
+                    own.append(row)
         except (OSError, ValueError) as error:
             raise DamagedResults(f"{path}: cannot be read: {error}") from None
         return rows

@@ -82,15 +82,18 @@ def encode(
     epoch: Epoch, ids: Sequence[str], shard_of_run: Sequence[int], tables: Mapping[str, Table]
 ) -> list[dict[str, str]]:
     """The rows of one epoch as CSV text, one dict (table name → lines) per shard of the stack."""
-    lines: list[dict[str, list[str]]] = [{} for _ in range(max(shard_of_run) + 1)]
-    quoted = [line([run_id])[:-1] for run_id in ids]
+    prepared = []
     for record in epoch.records:
-        template = _template(tables[record.table].names, record.columns)
         labels = f",{epoch.number}," + "".join(f"{label}," for label in record.labels)
-        for index, values in enumerate(_numbers(record)):
-            if record.present is None or record.present[index]:
-                row = quoted[index] + labels + template % tuple(values)
-                lines[shard_of_run[index]].setdefault(record.table, []).append(row)
+        template = labels.replace("%", "%%") + _template(tables[record.table].names, record.columns)
+        prepared.append((record.table, template, record.present, _numbers(record)))
+    lines: list[dict[str, list[str]]] = [{} for _ in range(max(shard_of_run) + 1)]
+    # Run by run: whoever reads the rows then finds those of a run together.
+    for index, run_id in enumerate(ids):
+        start, own = line([run_id])[:-1], lines[shard_of_run[index]]
+        for table, template, present, numbers in prepared:
+            if present is None or present[index]:
+                own.setdefault(table, []).append(start + template % tuple(numbers[index]))
     return [{name: "".join(rows) for name, rows in shard.items()} for shard in lines]
 
 

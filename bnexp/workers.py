@@ -72,7 +72,7 @@ def _live(live: Callable[[Connection], None], pipe: Connection) -> None:
 class Shared:
     """An object for several workers: its large arrays lie once in a file that all of them map into memory.
 
-    Sent through a pipe, MNIST would be copied three times for every worker. The file is nameless to others and goes
+    Sent through a pipe, MNIST would be copied three times for every worker. The file goes
     with ``close``; what a worker writes to its arrays stays its own.
     """
 
@@ -80,7 +80,7 @@ class Shared:
         buffers: list[Any] = []
         text = io.BytesIO()
         ForkingPickler(text, 5, True, buffers.append).dump(value)
-        self._folder = tempfile.TemporaryDirectory(prefix="bnexp-")
+        self._folder = tempfile.TemporaryDirectory(prefix="bnexp-", ignore_cleanup_errors=True)
         self._path, places, end = str(Path(self._folder.name) / "arrays"), [], 0
         with open(self._path, "wb") as stream:
             for buffer in buffers:

@@ -134,9 +134,10 @@ class Bench:
         return statistics.median(self.bnexp(study, *overrides)[0] for _ in range(self.rounds))
 
     def cost_per_run(self) -> dict[str, float]:
-        """(time of 300 runs − start)/300 over (time of 30 runs − start)/30; start: three runs without a step."""
-        start = self.median("scale", "seeds=1", "train.epochs=0")
-        few, many = self.median("scale", "seeds=10"), self.median("scale")
+        """(time of 300 runs − start)/300 over (time of 30 runs − start)/30; start: 30 runs without a step."""
+        workers = ("--workers", str(available_cores()))
+        start = self.median("scale", "seeds=10", "train.epochs=0", *workers)
+        few, many = self.median("scale", "seeds=10", *workers), self.median("scale", *workers)
         return {"start": start, "of_30": few, "of_300": many, "ratio": (many - start) / 300 / ((few - start) / 30)}
 
     def measures(self) -> dict[str, float]:
