@@ -148,12 +148,13 @@ def train(
 def _report_training(summary: Summary, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Say what was trained, compare, and fail if a shard did."""
     from bnexp import console
-    from bnexp.comparison import compare_runs, list_claims
-    from bnexp.results import load_results
 
     comparisons: tuple[Comparison, ...] = ()
     claims: tuple[ClaimRow, ...] = ()
     if not quiet or as_json:
+        from bnexp.comparison import compare_runs, list_claims
+        from bnexp.results import load_results
+
         results = load_results([summary.outline.folder])[0]
         comparisons, claims = compare_runs(results), list_claims(results)
     if as_json:
