@@ -96,12 +96,12 @@ def _adam(decay1: float, decay2: float) -> Optimizer:
     def init(parameters: Parameters) -> State:
         xp = library(parameters["weight1"])
         moments = {f"{moment}.{name}": xp.zeros_like(p) for moment in "mv" for name, p in parameters.items()}
-        return {**moments, "t": xp.zeros_like(parameters["weight1"].reshape(-1)[0], dtype=xp.float64)}
+        here = {"device": parameters["weight1"].device} if _counts_there(parameters["weight1"]) else {}
+        return {**moments, "t": xp.zeros((), dtype=xp.float64, **here)}
 
     def update(parameters: Parameters, gradients: Parameters, state: State, knobs: Knobs, lr: Array) -> None:
         state["t"] += 1
-        # On a device the count of steps stays there.
-        t = state["t"].item() if isinstance(lr, np.ndarray) else state["t"]
+        t = state["t"] if _counts_there(lr) else state["t"].item()
         correction1, correction2 = 1 - decay1**t, (1 - decay2**t) ** 0.5
         for name, parameter in parameters.items():
             gradient = _decayed(name, parameter, gradients[name], knobs)
@@ -116,6 +116,11 @@ def _adam(decay1: float, decay2: float) -> Optimizer:
             subtract_scaled(parameter, lr / correction1, m / denominator)
 
     return Optimizer(init, update)
+
+
+def _counts_there(x: Array) -> bool:
+    """Whether the count of steps stays where x is: a recorded CUDA graph cannot ask the host for it."""
+    return not isinstance(x, np.ndarray) and x.device.type == "cuda"
 
 
 def _decayed(name: str, parameter: Array, gradient: Array, knobs: Knobs) -> Array:

@@ -74,10 +74,12 @@ def train(
                 taken = 0  # steps of this epoch
                 if descent:  # all steps but the last, which is taken below, where its gradients can be read
                     orders = rows.groups(epoch)
-                    for stop in [*recorder.stops(epoch), structure.steps_per_epoch - 1]:
+                    stops = recorder.stops(epoch)
+                    for stop in dict.fromkeys([*stops, structure.steps_per_epoch - 1]):
                         minibatches.add_many(descent(rows, orders, taken, stop, rates), structure.batch_size)
-                        recorder.after_step(epoch, stop, parameters, running)
                         taken = stop
+                        if stop in stops:
+                            recorder.after_step(epoch, stop, parameters, running)
                 for index, batch in enumerate(rows.minibatches(epoch, taken), start=taken + 1):
                     step = differentiate(batch)
                     # A learning rate of NaN stops a run whose loss is no number: every parameter becomes NaN.

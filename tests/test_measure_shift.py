@@ -245,3 +245,16 @@ def test_previous_is_the_reading_before():
 
 def test_a_diverging_neighbour_changes_nothing():
     check_quarantine("{shift: {steps: 2}}")
+
+
+@pytest.mark.parametrize(("batch_size", "every"), [(8, 1), (8, 2), (8, 5), ("full", 1), ("full", 2)])
+def test_every_step_is_traced_once(batch_size, every):
+    spec, dataset, runs = study(f"{{shift: {{steps: {every}}}}}", batch_size=batch_size, epochs=3)
+    per_epoch = runs[0].structure.steps_per_epoch
+    found = [
+        int(record.labels[0])
+        for epoch in train_runs(spec, dataset, runs)
+        for record in epoch.records
+        if record.table == "shift_steps" and record.labels[1:] == ("1", "preactivation", "0")
+    ]
+    assert found == [step for step in range(1, 3 * per_epoch + 1) if step % every == 0]
