@@ -1,7 +1,7 @@
 """Whole studies, from a cold start to written CSVs: bnexp against the two loops that one would write oneself.
 
     pip install 'bnexp[benchmark]'
-    python tests/benchmarks/benchmark.py [--only digits mnist scale cost measures memory] [--rounds 3] [--json FILE]
+    python tests/benchmarks/benchmark.py [--only digits mnist scale cost measures memory first smoke] [--rounds 3] [--json FILE]
 
 Sides, each a process of its own, one after the other, the same work in the same run of this script:
 
@@ -17,6 +17,7 @@ one costs. Times are medians over rounds; the machine may be shared, so only rat
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -151,6 +152,13 @@ class Bench:
         seconds, peak = self.bnexp("mnist", "seeds=100", "train.epochs=1", memory=True)
         return {"seconds": seconds, "gib": peak / 2**30}
 
+    def smoke(self) -> dict[str, float]:
+        """One seed and one epoch of every side, to see that they run."""
+        sides = {"bnexp": lambda: self.bnexp("digits", "seeds=1", "train.epochs=1")[0]}
+        for script, options in (("plain.py", ("--threads", "1")), ("vmapped.py", ("--devices", "2"))):
+            sides[script] = functools.partial(self.peer, script, "digits", *options, small=True)
+        return {name: run() for name, run in sides.items()}
+
     def first(self) -> float:
         """The digits study on a machine that has no compiled loops yet."""
         os.environ["NUMBA_CACHE_DIR"] = str(self.folder / "numba")
@@ -231,8 +239,8 @@ def products_share(study: str, seconds: float, peak: float, n_train: int, n_test
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = [*STUDIES, "cost", "measures", "memory", "first"]
-    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
+    parts = [*STUDIES, "cost", "measures", "memory", "first", "smoke"]
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts[:-1])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mnist", type=Path, default=MNIST, help="folder with MNIST's IDX files")
     parser.add_argument("--json", type=Path, help="also write the table here")
@@ -264,6 +272,7 @@ def main() -> None:
                     "measures": bench.measures,
                     "memory": bench.memory,
                     "first": bench.first,
+                    "smoke": bench.smoke,
                 }
                 table[part] = calls[part]()
                 print(f"{part}: {json.dumps(table[part])}", flush=True)
