@@ -1,7 +1,7 @@
 """Whole studies, from a cold start to written CSVs: bnexp against the two loops that one would write oneself.
 
     pip install 'bnexp[benchmark]'
-    python tests/benchmarks/benchmark.py [--only digits mnist scale cost measures memory first smoke] [--rounds 3] [--json FILE]
+    python tests/benchmarks/benchmark.py [--only digits mnist scale cost measures memory first] [--rounds 3] [--json FILE]
 
 Sides, each a process of its own, one after the other, the same work in the same run of this script:
 
@@ -155,7 +155,7 @@ class Bench:
     def smoke(self) -> dict[str, float]:
         """One seed and one epoch of every side, to see that they run."""
         sides = {"bnexp": lambda: self.bnexp("digits", "seeds=1", "train.epochs=1")[0]}
-        for script, options in (("plain.py", ("--threads", "1")), ("vmapped.py", ("--devices", "2"))):
+        for script, options in (("plain.py", ("--threads", "1")), ("vmapped.py", ("--devices", "1"))):
             sides[script] = functools.partial(self.peer, script, "digits", *options, small=True)
         return {name: run() for name, run in sides.items()}
 
