@@ -1,13 +1,12 @@
 """Many steps of plain gradient descent on a CPU, run after run: each run's numbers stay in the cache from step to step.
 
-``descend`` is a step written out for one network, compiled: rows, forward, loss, backward, update, running statistics.
-Products are calls of BLAS. It computes what ``bnexp.cpu_step`` and an update compute for all runs in lockstep, but for
-rounding; the tests hold it against the twin.
+``kernels.descend`` is a step written out for one network, compiled: rows, forward, loss, backward, update, running
+statistics. Products are calls of BLAS. It computes what ``bnexp.cpu_step`` and an update compute for all runs in
+lockstep, but for rounding; the tests hold it against the twin.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 
 from bnexp import kernels
 from bnexp.batches import Rows
-from bnexp.kernels import KINDS, compiled
+from bnexp.kernels import KINDS
 from bnexp.network import Parameters
 from bnexp.norms import Statistics
 from bnexp.optimizers import Knobs
@@ -28,11 +27,6 @@ _Array = np.ndarray[Any, Any]
 def can_descend(structure: Structure, device: str) -> bool:
     """Whether ``Descent`` trains the structure: on a CPU, by SGD, without noise."""
     return device == "cpu" and kernels.AVAILABLE and structure.optimizer == "sgd" and structure.noise == "none"
-
-
-# Columns of the table of layers: widths; the first place of weight, bias, γ and β in a run's numbers (−1: none); the
-# first unit of the layer among all.
-OUT, IN, WEIGHT, BIAS, GAMMA, BETA, UNIT = range(7)
 
 
 class _Layers:
@@ -122,7 +116,7 @@ class Descent:
         self.layers.gather(self.state, self.velocities)
         for kind, (memory, kept) in enumerate(zip(self.statistics, self._running(), strict=True)):
             memory[:] = np.concatenate(kept, 1) if kept else kind
-        descend(
+        kernels.descend(
             first,
             last,
             classes,
@@ -153,247 +147,3 @@ class Descent:
 
     def _running(self) -> tuple[list[_Array], list[_Array]]:
         return [one.mean for one in self.running], [one.variance for one in self.running]
-
-
-@compiled
-def descend(
-    first: int,
-    last: int,
-    classes: bool,
-    data: Any,
-    unit: Any,
-    norm: Any,
-    layers: _Array,
-    stack: Any,
-    rates: Any,
-    switches: Any,
-    running: Any,
-    gradient: _Array,
-    neutral: Any,
-    moments: Any,
-    batch: Any,
-    places: Any,
-    ends: Any,
-    losses: _Array,
-    correct: _Array,
-) -> None:
-    """Steps first … last − 1 of every run, one run after the other; ``Descent`` says what is in each tuple."""
-    numbers, velocities, masks = stack
-    lr, keep, momentum, weight_decay, norm_decay = rates
-    masked, nesterov = switches
-    logits, top = ends
-    nowhere = lr.dtype.type(math.nan)
-    for run in range(losses.shape[0]):
-        own = numbers[run]
-        for step in range(first, last):
-            take_rows(run, step, classes, data, batch)
-            forward(own, layers, unit, norm, batch[0], neutral, moments, places, logits)
-            if classes:
-                loss, correct[run, step - first] = kernels.classify(logits, batch[1], top)
-            else:
-                loss = kernels.regress(logits, batch[2], top)
-            losses[run, step - first] = loss
-            backward(own, layers, unit, norm, batch[0], neutral, moments, places, top, gradient)
-            # A learning rate of NaN stops a run whose loss is no number: every parameter becomes NaN.
-            rate = lr[run] if math.isfinite(loss) else nowhere
-            decays = weight_decay[run], norm_decay[run]
-            update(own, gradient, velocities[run], masks[run], masked, layers, rate, momentum[run], decays, nesterov)
-            if norm[1]:
-                follow(running[0][run], running[1][run], moments, keep[run], norm[5])
-
-
-@compiled
-def take_rows(run: int, step: int, classes: bool, data: Any, batch: Any) -> None:
-    """The rows and targets of a run's step, to their places."""
-    x, labels, values, order, group_of_run = data
-    rows, chosen, goals = batch
-    n, features = rows.shape
-    own = order[group_of_run[run]]
-    own_labels = labels[run if labels.shape[0] > 1 else 0]
-    own_values = values[run if values.shape[0] > 1 else 0]
-    for i in range(n):
-        row = own[step * n + i]
-        source, target = x[row], rows[i]
-        for j in range(features):
-            target[j] = source[j]
-        if classes:
-            chosen[i] = own_labels[row]
-        else:
-            goals[i] = own_values[row]
-
-
-@compiled
-def weight_of(own: _Array, layers: _Array, layer: int) -> _Array:
-    """A layer's weight matrix [out, in]."""
-    n_out, n_in, start = layers[layer, OUT], layers[layer, IN], layers[layer, WEIGHT]
-    return own[start : start + n_out * n_in].reshape(n_out, n_in)
-
-
-@compiled
-def units_of(numbers: _Array, layers: _Array, layer: int, n: int) -> _Array:
-    """A hidden layer's part of numbers that are laid out unit by unit, [unit, n]."""
-    first, count = layers[layer, UNIT], layers[layer, OUT]
-    return numbers[first * n : (first + count) * n].reshape(count, n)
-
-
-@compiled
-def part_of(own: _Array, start: int, layers: _Array, layer: int, otherwise: _Array) -> _Array:
-    """A layer's numbers [unit] from ``start`` on, or where that is −1 those of the layer's units in ``otherwise``."""
-    count = layers[layer, OUT]
-    if start >= 0:
-        return own[start : start + count]
-    first = layers[layer, UNIT]
-    return otherwise[first : first + count]
-
-
-@compiled
-def forward(
-    own: _Array,
-    layers: _Array,
-    unit: Any,
-    norm: Any,
-    rows: _Array,
-    neutral: Any,
-    moments: Any,
-    places: Any,
-    logits: _Array,
-) -> None:
-    """From a network's rows to its logits."""
-    before, kind = unit
-    transforms, _, center, scale, eps, _ = norm
-    n, hidden = rows.shape[0], layers.shape[0] - 1
-    for layer in range(hidden):
-        a, between, output = (
-            units_of(places[0], layers, layer, n),
-            units_of(places[1], layers, layer, n),
-            units_of(places[2], layers, layer, n),
-        )
-        if layer == 0:
-            np.dot(weight_of(own, layers, 0), rows.T, a)
-        else:
-            np.dot(weight_of(own, layers, layer), units_of(places[2], layers, layer - 1, n), a)
-        if layers[layer, BIAS] >= 0:
-            kernels.add_to_units(a, part_of(own, layers[layer, BIAS], layers, layer, neutral[1]))
-        if not before:
-            kernels.activate(a.reshape(-1), between.reshape(-1), kind)
-        source, target = (a, between) if before else (between, output)
-        if transforms:
-            units, ghosts = layers[layer, OUT], moments[0].shape[1]
-            kernels.normalize_units(
-                source.reshape(units, ghosts, n // ghosts),
-                part_of(own, layers[layer, GAMMA], layers, layer, neutral[0]),
-                part_of(own, layers[layer, BETA], layers, layer, neutral[1]),
-                center,
-                scale,
-                eps,
-                units_of(moments[0].reshape(-1), layers, layer, ghosts),
-                units_of(moments[1].reshape(-1), layers, layer, ghosts),
-                target.reshape(units, ghosts, n // ghosts),
-            )
-        elif not before:
-            target[:] = source
-        if before:
-            kernels.activate((between if transforms else a).reshape(-1), output.reshape(-1), kind)
-    np.dot(weight_of(own, layers, hidden), units_of(places[2], layers, hidden - 1, n), logits)
-    kernels.add_to_units(logits, part_of(own, layers[hidden, BIAS], layers, hidden, neutral[1]))
-
-
-@compiled
-def backward(
-    own: _Array,
-    layers: _Array,
-    unit: Any,
-    norm: Any,
-    rows: _Array,
-    neutral: Any,
-    moments: Any,
-    places: Any,
-    top: _Array,
-    gradient: _Array,
-) -> None:
-    """From ∂loss/∂logits to the gradient of everything, laid out as the numbers are."""
-    before, kind = unit
-    transforms, _, center, scale, eps, _ = norm
-    n, hidden = rows.shape[0], layers.shape[0] - 1
-    above = top
-    for back in range(hidden + 1):
-        layer = hidden - back
-        if back > 0:
-            above = units_of(places[3], layers, layer, n)
-            np.dot(
-                weight_of(own, layers, layer + 1).T,
-                top if back == 1 else units_of(places[3], layers, layer + 1, n),
-                above,
-            )
-            a, between, output = (
-                units_of(places[0], layers, layer, n),
-                units_of(places[1], layers, layer, n),
-                units_of(places[2], layers, layer, n),
-            )
-            if before:
-                kernels.through_activation(above.reshape(-1), output.reshape(-1), kind)
-            if transforms:
-                units, ghosts = layers[layer, OUT], moments[0].shape[1]
-                kernels.units_through_norm(
-                    above.reshape(units, ghosts, n // ghosts),
-                    (a if before else between).reshape(units, ghosts, n // ghosts),
-                    part_of(own, layers[layer, GAMMA], layers, layer, neutral[0]),
-                    center,
-                    scale,
-                    eps,
-                    units_of(moments[0].reshape(-1), layers, layer, ghosts),
-                    units_of(moments[1].reshape(-1), layers, layer, ghosts),
-                    part_of(gradient, layers[layer, GAMMA], layers, layer, neutral[2]),
-                    part_of(gradient, layers[layer, BETA], layers, layer, neutral[2]),
-                )
-            if not before:
-                kernels.through_activation(above.reshape(-1), between.reshape(-1), kind)
-        if layer > 0:
-            np.dot(above, units_of(places[2], layers, layer - 1, n).T, weight_of(gradient, layers, layer))
-        else:
-            np.dot(above, rows, weight_of(gradient, layers, 0))
-        if layers[layer, BIAS] >= 0:
-            kernels.sum_units(above, part_of(gradient, layers[layer, BIAS], layers, layer, neutral[2]))
-
-
-@compiled
-def update(
-    own: _Array,
-    gradient: _Array,
-    velocity: _Array,
-    mask: _Array,
-    masked: bool,
-    layers: _Array,
-    rate: Any,
-    momentum: Any,
-    decays: Any,
-    nesterov: bool,
-) -> None:
-    """A network's step of SGD, as ``bnexp.optimizers`` has it."""
-    for layer in range(layers.shape[0]):
-        for kind in (WEIGHT, BIAS, GAMMA, BETA):
-            start = layers[layer, kind]
-            if start >= 0:
-                end = start + layers[layer, OUT] * (layers[layer, IN] if kind == WEIGHT else 1)
-                decay = decays[0] if kind == WEIGHT else (decays[1] if kind != BIAS else decays[0] * 0)
-                kernels.update(
-                    own[start:end],
-                    gradient[start:end],
-                    velocity[start:end],
-                    mask[start:end],
-                    masked or kind != WEIGHT,
-                    rate,
-                    momentum,
-                    decay,
-                    nesterov,
-                )
-
-
-@compiled
-def follow(running_mean: _Array, running_variance: _Array, moments: Any, keep: Any, unbiased: Any) -> None:
-    """A network's running statistics after a step: ``bnexp.norms.update_running``."""
-    mean, variance = moments
-    for unit in range(mean.shape[0]):
-        for ghost in range(mean.shape[1]):
-            running_mean[unit] += keep * (mean[unit, ghost] - running_mean[unit])
-            running_variance[unit] += keep * (unbiased * variance[unit, ghost] - running_variance[unit])

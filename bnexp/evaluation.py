@@ -47,7 +47,7 @@ def evaluate(
         loss, goals = loss.astype(np.float64), on_cpu(targets)
         if structure.shape.task == "classification":
             return Evaluation(loss.mean(-1), (predictions == goals).sum(-1) / len(x), predictions)
-        goals = goals.astype(np.float64)
+        goals = np.ascontiguousarray(goals, np.float64)  # rows of one run one after the other, whatever the stack
         spread = goals - goals.mean(-1, keepdims=True)
         return Evaluation(loss.mean(-1), 1 - loss.sum(-1) / (spread * spread).sum(-1), predictions)
 

@@ -215,10 +215,11 @@ def _in_workers(stacks: Sequence[Stack], job: Job, workers: int) -> Iterator[Mes
             pipe, process = start_worker(_work)
             pipes[pipe] = process
         for pipe in pipes:
-            shared.send(pipe)
+            with suppress(OSError):  # a worker that is gone already
+                shared.send(pipe)
         for pipe in pipes:
             _has_received(pipe)
-        shared.close()  # at once: a coordinator that is killed leaves nothing behind
+        shared.close()
         busy: dict[Connection, int] = {}
         for pipe in pipes:
             _deal(pipe, waiting, busy)
@@ -230,9 +231,11 @@ def _in_workers(stacks: Sequence[Stack], job: Job, workers: int) -> Iterator[Mes
             yield _lost(index, stack, "no worker process is left")
     finally:
         shared.close()
-        for pipe, process in pipes.items():
+        for pipe in pipes:
             pipe.close()
-            process.join(timeout=2)
+        deadline = time.monotonic() + 2
+        for process in pipes.values():
+            process.join(max(0, deadline - time.monotonic()))
             if process.is_alive():
                 process.terminate()
 
@@ -241,13 +244,15 @@ def _deal(pipe: Connection, waiting: list[tuple[int, Stack]], busy: dict[Connect
     """Give an idle worker the next stack, if there is one."""
     busy.pop(pipe, None)
     if waiting:
-        index, stack = waiting.pop(0)
-        pipe.send((index, stack))
-        busy[pipe] = index
+        index, stack = waiting[0]
+        with suppress(OSError):  # else the worker is gone, and the stack waits for another
+            pipe.send((index, stack))
+            busy[pipe] = index
+            del waiting[0]
 
 
 def _has_received(pipe: Connection) -> None:
-    """Wait until a worker knows its job, or is gone; the latter shows when it is given a stack."""
+    """Wait until a worker knows its job, or is gone."""
     with suppress(EOFError, OSError):
         pipe.recv()
 
@@ -261,7 +266,7 @@ def _receive(
 ) -> Iterator[Message]:
     try:
         message = pipe.recv()
-    except EOFError:
+    except (EOFError, OSError):
         index = busy.pop(pipe)
         yield _lost(index, stacks[index], "the worker process ended (out of memory, or killed)")
         return

@@ -4,7 +4,7 @@ Arrays are C-contiguous, whatever the number of runs: for another layout Numba c
 another order. Each row of samples is computed by itself, so a run's bits do not depend on its neighbours.
 Nothing assumes that numbers are finite; sums may be reordered and products fused with sums, nothing else.
 What these loops save stands in tests/benchmarks/LOG.md. Numba keeps what it compiled beside this file, or in the user's
-cache folder.
+cache folder, until this file changes: that is why all loops are in it.
 """
 
 from __future__ import annotations
@@ -83,7 +83,10 @@ LOG2_E, LN2_HIGH, LN2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.
 
 
 def exp(x: Any) -> Any:
-    """exp(x), in float32 to 2.5e-7 of itself; inside compiled loops only."""
+    """exp(x), in float32 to 3e-7 of itself for |x| ≤ 87 and as at the nearer end beyond; in compiled loops only.
+
+    A sigmoid or a share of a softmax is then off by at most 2e-38.
+    """
     raise NotImplementedError
 
 
@@ -110,7 +113,7 @@ def _exp64(x: Any) -> Any:
 
 
 def tanh(x: Any) -> Any:
-    """tanh(x), in float32 to 4e-7 of itself; inside compiled loops only."""
+    """tanh(x), in float32 to 6e-7 of itself; ±(1 − 2.4e-7) where |x| is large; in compiled loops only."""
     raise NotImplementedError
 
 
@@ -290,11 +293,8 @@ def through_activation(slope: Array, output: Array, kind: int) -> None:
 @compiled
 def add_bias(a: Array, bias: Array) -> None:
     """a + b in place: a [run, unit, sample], b [run, unit]."""
-    runs, units, n = a.shape
-    for run in range(runs):
-        for unit in range(units):
-            for i in range(n):
-                a[run, unit, i] += bias[run, unit]
+    for run in range(a.shape[0]):
+        add_to_units(a[run], bias[run])
 
 
 @compiled
@@ -311,13 +311,8 @@ def transform(a: Array, taken: Array, slope: Array, shift: Array) -> None:
 @compiled
 def sum_samples(slope: Array, total: Array) -> None:
     """Σ over the last axis of [run, unit, sample] to [run, unit]."""
-    runs, units, n = slope.shape
-    for run in range(runs):
-        for unit in range(units):
-            row, found = slope[run, unit], slope.dtype.type(0)
-            for i in range(n):
-                found += row[i]
-            total[run, unit] = found
+    for run in range(slope.shape[0]):
+        sum_units(slope[run], total[run])
 
 
 @compiled
@@ -379,10 +374,13 @@ def regress(predictions: Array, targets: Array, slope: Array) -> Any:
     """One run's mean squared error; slope becomes its derivative by the predictions [1, sample]."""
     n = targets.shape[0]
     total, factor = slope.dtype.type(0), slope.dtype.type(2) / slope.dtype.type(n)
+    # Two loops: one that sums and stores is compiled twice, for memory that may overlap and for memory that can not,
+    # and the two sum in different orders.
     for i in range(n):
         error = predictions[0, i] - targets[i]
         total += error * error
-        slope[0, i] = error * factor
+    for i in range(n):
+        slope[0, i] = (predictions[0, i] - targets[i]) * factor
     return total / slope.dtype.type(n)
 
 
@@ -539,3 +537,254 @@ def step_sums(before: Array, gradient: Array, after: Array, found: Array) -> Non
                 dd += (v - w) * (v - w)
             found[run, row, 0], found[run, row, 1], found[run, row, 2] = ww, gg, wg
             found[run, row, 3], found[run, row, 4] = vv, dd
+
+
+# --- descent: many steps, run after run -------------------------------------------------------------------------------
+
+# Columns of the table of layers: widths; the first place of weight, bias, γ and β in a run's numbers (−1: none); the
+# first unit of the layer among all.
+OUT, IN, WEIGHT, BIAS, GAMMA, BETA, UNIT = range(7)
+
+
+@compiled
+def descend(
+    first: int,
+    last: int,
+    classes: bool,
+    data: Any,
+    unit: Any,
+    norm: Any,
+    layers: Array,
+    stack: Any,
+    rates: Any,
+    switches: Any,
+    running: Any,
+    gradient: Array,
+    neutral: Any,
+    moments: Any,
+    batch: Any,
+    places: Any,
+    ends: Any,
+    losses: Array,
+    correct: Array,
+) -> None:
+    """Steps first … last − 1 of every run, one run after the other; ``bnexp.descent`` says what is in each tuple."""
+    numbers, velocities, masks = stack
+    lr, keep, momentum, weight_decay, norm_decay = rates
+    masked, nesterov = switches
+    logits, top = ends
+    nowhere = lr.dtype.type(math.nan)
+    for run in range(losses.shape[0]):
+        own = numbers[run]
+        for step in range(first, last):
+            take_rows(run, step, classes, data, batch)
+            forward(own, layers, unit, norm, batch[0], neutral, moments, places, logits)
+            if classes:
+                loss, correct[run, step - first] = classify(logits, batch[1], top)
+            else:
+                loss = regress(logits, batch[2], top)
+            losses[run, step - first] = loss
+            backward(own, layers, unit, norm, batch[0], neutral, moments, places, top, gradient)
+            # A learning rate of NaN stops a run whose loss is no number: every parameter becomes NaN.
+            rate = lr[run] if math.isfinite(loss) else nowhere
+            decays = weight_decay[run], norm_decay[run]
+            take_step(own, gradient, velocities[run], masks[run], masked, layers, rate, momentum[run], decays, nesterov)
+            if norm[1]:
+                follow(running[0][run], running[1][run], moments, keep[run], norm[5])
+
+
+@compiled
+def take_rows(run: int, step: int, classes: bool, data: Any, batch: Any) -> None:
+    """The rows and targets of a run's step, to their places."""
+    x, labels, values, order, group_of_run = data
+    rows, chosen, goals = batch
+    n, features = rows.shape
+    own = order[group_of_run[run]]
+    own_labels = labels[run if labels.shape[0] > 1 else 0]
+    own_values = values[run if values.shape[0] > 1 else 0]
+    for i in range(n):
+        row = own[step * n + i]
+        source, target = x[row], rows[i]
+        for j in range(features):
+            target[j] = source[j]
+        if classes:
+            chosen[i] = own_labels[row]
+        else:
+            goals[i] = own_values[row]
+
+
+@compiled
+def weight_of(own: Array, layers: Array, layer: int) -> Array:
+    """A layer's weight matrix [out, in]."""
+    n_out, n_in, start = layers[layer, OUT], layers[layer, IN], layers[layer, WEIGHT]
+    return own[start : start + n_out * n_in].reshape(n_out, n_in)
+
+
+@compiled
+def units_of(numbers: Array, layers: Array, layer: int, n: int) -> Array:
+    """A hidden layer's part of numbers that are laid out unit by unit, [unit, n]."""
+    first, count = layers[layer, UNIT], layers[layer, OUT]
+    return numbers[first * n : (first + count) * n].reshape(count, n)
+
+
+@compiled
+def part_of(own: Array, start: int, layers: Array, layer: int, otherwise: Array) -> Array:
+    """A layer's numbers [unit] from ``start`` on, or where that is −1 those of the layer's units in ``otherwise``."""
+    count = layers[layer, OUT]
+    if start >= 0:
+        return own[start : start + count]
+    first = layers[layer, UNIT]
+    return otherwise[first : first + count]
+
+
+@compiled
+def forward(
+    own: Array,
+    layers: Array,
+    unit: Any,
+    norm: Any,
+    rows: Array,
+    neutral: Any,
+    moments: Any,
+    places: Any,
+    logits: Array,
+) -> None:
+    """From a network's rows to its logits."""
+    before, kind = unit
+    transforms, _, center, scale, eps, _ = norm
+    n, hidden = rows.shape[0], layers.shape[0] - 1
+    for layer in range(hidden):
+        a, between, output = (
+            units_of(places[0], layers, layer, n),
+            units_of(places[1], layers, layer, n),
+            units_of(places[2], layers, layer, n),
+        )
+        if layer == 0:
+            np.dot(weight_of(own, layers, 0), rows.T, a)
+        else:
+            np.dot(weight_of(own, layers, layer), units_of(places[2], layers, layer - 1, n), a)
+        if layers[layer, BIAS] >= 0:
+            add_to_units(a, part_of(own, layers[layer, BIAS], layers, layer, neutral[1]))
+        if not before:
+            activate(a.reshape(-1), between.reshape(-1), kind)
+        source, target = (a, between) if before else (between, output)
+        if transforms:
+            units, ghosts = layers[layer, OUT], moments[0].shape[1]
+            normalize_units(
+                source.reshape(units, ghosts, n // ghosts),
+                part_of(own, layers[layer, GAMMA], layers, layer, neutral[0]),
+                part_of(own, layers[layer, BETA], layers, layer, neutral[1]),
+                center,
+                scale,
+                eps,
+                units_of(moments[0].reshape(-1), layers, layer, ghosts),
+                units_of(moments[1].reshape(-1), layers, layer, ghosts),
+                target.reshape(units, ghosts, n // ghosts),
+            )
+        elif not before:
+            target[:] = source
+        if before:
+            activate((between if transforms else a).reshape(-1), output.reshape(-1), kind)
+    np.dot(weight_of(own, layers, hidden), units_of(places[2], layers, hidden - 1, n), logits)
+    add_to_units(logits, part_of(own, layers[hidden, BIAS], layers, hidden, neutral[1]))
+
+
+@compiled
+def backward(
+    own: Array,
+    layers: Array,
+    unit: Any,
+    norm: Any,
+    rows: Array,
+    neutral: Any,
+    moments: Any,
+    places: Any,
+    top: Array,
+    gradient: Array,
+) -> None:
+    """From ∂loss/∂logits to the gradient of everything, laid out as the numbers are."""
+    before, kind = unit
+    transforms, _, center, scale, eps, _ = norm
+    n, hidden = rows.shape[0], layers.shape[0] - 1
+    above = top
+    for back in range(hidden + 1):
+        layer = hidden - back
+        if back > 0:
+            above = units_of(places[3], layers, layer, n)
+            np.dot(
+                weight_of(own, layers, layer + 1).T,
+                top if back == 1 else units_of(places[3], layers, layer + 1, n),
+                above,
+            )
+            a, between, output = (
+                units_of(places[0], layers, layer, n),
+                units_of(places[1], layers, layer, n),
+                units_of(places[2], layers, layer, n),
+            )
+            if before:
+                through_activation(above.reshape(-1), output.reshape(-1), kind)
+            if transforms:
+                units, ghosts = layers[layer, OUT], moments[0].shape[1]
+                units_through_norm(
+                    above.reshape(units, ghosts, n // ghosts),
+                    (a if before else between).reshape(units, ghosts, n // ghosts),
+                    part_of(own, layers[layer, GAMMA], layers, layer, neutral[0]),
+                    center,
+                    scale,
+                    eps,
+                    units_of(moments[0].reshape(-1), layers, layer, ghosts),
+                    units_of(moments[1].reshape(-1), layers, layer, ghosts),
+                    part_of(gradient, layers[layer, GAMMA], layers, layer, neutral[2]),
+                    part_of(gradient, layers[layer, BETA], layers, layer, neutral[2]),
+                )
+            if not before:
+                through_activation(above.reshape(-1), between.reshape(-1), kind)
+        if layer > 0:
+            np.dot(above, units_of(places[2], layers, layer - 1, n).T, weight_of(gradient, layers, layer))
+        else:
+            np.dot(above, rows, weight_of(gradient, layers, 0))
+        if layers[layer, BIAS] >= 0:
+            sum_units(above, part_of(gradient, layers[layer, BIAS], layers, layer, neutral[2]))
+
+
+@compiled
+def take_step(
+    own: Array,
+    gradient: Array,
+    velocity: Array,
+    mask: Array,
+    masked: bool,
+    layers: Array,
+    rate: Any,
+    momentum: Any,
+    decays: Any,
+    nesterov: bool,
+) -> None:
+    """A network's step of SGD, as ``bnexp.optimizers`` has it."""
+    for layer in range(layers.shape[0]):
+        for kind in (WEIGHT, BIAS, GAMMA, BETA):
+            start = layers[layer, kind]
+            if start >= 0:
+                end = start + layers[layer, OUT] * (layers[layer, IN] if kind == WEIGHT else 1)
+                decay = decays[0] if kind == WEIGHT else (decays[1] if kind != BIAS else decays[0] * 0)
+                update(
+                    own[start:end],
+                    gradient[start:end],
+                    velocity[start:end],
+                    mask[start:end],
+                    masked or kind != WEIGHT,
+                    rate,
+                    momentum,
+                    decay,
+                    nesterov,
+                )
+
+
+@compiled
+def follow(running_mean: Array, running_variance: Array, moments: Any, keep: Any, unbiased: Any) -> None:
+    """A network's running statistics after a step: ``bnexp.norms.update_running``."""
+    mean, variance = moments
+    for unit in range(mean.shape[0]):
+        for ghost in range(mean.shape[1]):
+            running_mean[unit] += keep * (mean[unit, ghost] - running_mean[unit])
+            running_variance[unit] += keep * (unbiased * variance[unit, ghost] - running_variance[unit])

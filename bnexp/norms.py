@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bnexp import kernels
-from bnexp.arrays import Array, library, move_towards, over_samples
+from bnexp.arrays import Array, copied, library, move_towards, over_samples
 
 
 class Switches(NamedTuple):
@@ -173,7 +173,10 @@ def update_running(running: Statistics, batch: Statistics, momentum: Array, batc
     if batch.mean.ndim == 3:
         for ghost in range(batch.mean.shape[-1]):
             update_running(
-                running, Statistics(batch.mean[..., ghost], batch.variance[..., ghost]), momentum, batch_size
+                running,
+                Statistics(copied(batch.mean[..., ghost]), copied(batch.variance[..., ghost])),
+                momentum,
+                batch_size,
             )
         return
     move_towards(running.mean, momentum, batch.mean, 1.0)

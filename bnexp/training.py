@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bnexp import kernels
-from bnexp.arrays import Array, copied, library, on_cpu, over_samples, put, quiet
+from bnexp.arrays import Array, copied, library, on_cpu, put, quiet
 from bnexp.batches import Rows
 from bnexp.data import Dataset
 from bnexp.descent import Descent, can_descend
@@ -95,6 +95,9 @@ def train(
                     recorder.after_step(epoch, index, parameters, running)
             finite = all_finite(parameters)
             diverged = [epoch if at is None and not ok else at for at, ok in zip(diverged, finite, strict=True)]
+            for index in (index for index, at in enumerate(diverged) if at is not None):
+                for one in running:  # whether or not its neighbours go on
+                    one.mean[index], one.variance[index] = math.nan, math.nan
         means = minibatches.means() if minibatches else None
         now = State(parameters, running, last, means, diverged, identities)
         yield recorder.epoch(epoch, now)
@@ -145,12 +148,13 @@ def _three_steps(structure: Structure, runs: Sequence[Run], dataset: Dataset) ->
     state = optimizer.init(parameters)
     differentiate = make_step(parameters, structure, "cpu")
     with quiet():
-        taken = min(3, structure.steps_per_epoch - 1)
+        taken = 0
         if can_descend(structure, "cpu"):
+            taken = min(2, structure.steps_per_epoch - 1)
             running = initial_running(structure, len(runs))
             descent = Descent(parameters, state, running, structure, knobs, np.full(len(runs), 0.1, np.float32))
             descent(rows, rows.groups(1), 0, taken, lr)
-        for batch in itertools.islice(rows.minibatches(1), taken, taken + 1):
+        for batch in itertools.islice(rows.minibatches(1, taken), 3 - taken):
             step = differentiate(batch)
             optimizer.update(parameters, step.gradients, state, knobs, lr)
     return parameters
@@ -183,10 +187,11 @@ class _Sums:
         return {"train_loss": loss, "train_r2": 1 - loss}
 
 
-def _mean(steps: Sequence[Array]) -> Array:
+def _mean(steps: Sequence[Array]) -> np.ndarray[Any, Any]:
     """Mean over steps of values [run]."""
-    xp = library(steps[0])
-    return over_samples(xp.stack(steps, 1)[:, None])[:, 0] / len(steps)
+    values = on_cpu(library(steps[0]).stack(steps, 1)).astype(np.float64)
+    mean: np.ndarray[Any, Any] = np.ascontiguousarray(values).mean(-1)
+    return mean
 
 
 def learning_rates(runs: Sequence[Run], structure: Structure, epoch: int, dtype: str) -> np.ndarray[Any, Any]:

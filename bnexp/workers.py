@@ -15,16 +15,18 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
-from pathlib import Path
 from typing import Any
+
+from bnexp.errors import StorageError
 
 HELD = (signal.SIGINT, signal.SIGTERM)
 PRELOADED = ["bnexp.preload"]
+NAMELESS = sys.platform == "linux"  # an open file can be opened by others through /proc
 FORKS = sys.platform == "linux"  # on macOS a fork after its BLAS was loaded may crash
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
 
@@ -36,10 +38,14 @@ def available_cores() -> int:
 
 def warm_up() -> None:
     """Let the server of workers start; it imports what they need meanwhile. Nothing where there is none."""
+    global FORKS
     if FORKS:
         multiprocessing.set_forkserver_preload(PRELOADED)
-        with _single_threaded(), _signals_held():
-            forkserver.ensure_running()
+        try:
+            with _single_threaded(), _signals_held():
+                forkserver.ensure_running()
+        except OSError:  # no place for its socket: TMPDIR is longer than a socket's path may be, or full
+            FORKS = False
 
 
 def start_worker(live: Callable[[Connection], None]) -> tuple[Connection, BaseProcess]:
@@ -72,32 +78,38 @@ def _live(live: Callable[[Connection], None], pipe: Connection) -> None:
 class Shared:
     """An object for several workers: its large arrays lie once in a file that all of them map into memory.
 
-    Sent through a pipe, MNIST would be copied three times for every worker. The file goes
-    with ``close``; what a worker writes to its arrays stays its own.
+    Sent through a pipe, MNIST would be copied three times for every worker. On Linux the file has no name, so nothing
+    is left of it however the coordinator ends. What a worker writes to its arrays stays its own. Raises StorageError.
     """
 
     def __init__(self, value: Any) -> None:
         buffers: list[Any] = []
         text = io.BytesIO()
         ForkingPickler(text, 5, True, buffers.append).dump(value)
-        self._folder = tempfile.TemporaryDirectory(prefix="bnexp-", ignore_cleanup_errors=True)
-        self._path, places, end = str(Path(self._folder.name) / "arrays"), [], 0
-        with open(self._path, "wb") as stream:
+        self._text, self._places, end = text.getvalue(), [], 0
+        try:
+            self._file = tempfile.NamedTemporaryFile(prefix="bnexp-", delete=not NAMELESS)  # noqa: SIM115
+            if NAMELESS:
+                os.unlink(self._file.name)
             for buffer in buffers:
                 part = buffer.raw()
-                stream.write(part)
-                places.append((end, end + part.nbytes))
+                self._file.write(part)
+                self._places.append((end, end + part.nbytes))
                 end += part.nbytes
-                end += stream.write(bytes(-end % 64))  # arrays start on a cache line
-        self._text, self._places = text.getvalue(), places
+                end += self._file.write(bytes(-end % 64))  # arrays start on a cache line
+            self._file.flush()
+        except OSError as error:
+            raise StorageError(f"{tempfile.gettempdir()}: {error.strerror or error} (temporary files)") from error
+        self._path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}" if NAMELESS else self._file.name
 
     def send(self, pipe: Connection) -> None:
         """To a worker, which calls ``receive``."""
         pipe.send((self._text, self._path, self._places))
 
     def close(self) -> None:
-        """Remove the file; workers that have received keep their map."""
-        self._folder.cleanup()
+        """Let the file go; workers that have received keep their map."""
+        with suppress(OSError):
+            self._file.close()
 
 
 def receive(pipe: Connection) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -204,3 +206,23 @@ def numbers(text: str) -> list[float]:
         except ValueError:
             continue
     return found
+
+
+def test_a_regression_s_loss_does_not_depend_on_where_its_numbers_lie():
+    """A loop that sums and stores is compiled twice, and which one runs depends on whether memory may overlap."""
+    numbers = np.random.default_rng(0).normal(size=32).astype(np.float32)
+    found = set()
+    for gap in range(0, 80, 4):
+        memory = np.zeros(400, np.float32)
+        targets, predictions = memory[:32], memory[64:96][None]
+        slope = memory[96 + gap : 128 + gap][None]
+        targets[:], predictions[:] = numbers, numbers[::-1]
+        found.add(float(kernels.regress(predictions, targets, slope)))
+    assert len(found) == 1
+
+
+def test_all_loops_are_in_one_file():
+    """Numba keeps a compiled loop until its own file changes, so a loop must not contain another file's."""
+    folder = Path(kernels.__file__).parent
+    others = [path.name for path in folder.rglob("*.py") if "@compiled" in path.read_text(encoding="utf-8")]
+    assert others == ["kernels.py"]

@@ -67,6 +67,18 @@ def test_neighbours_with_and_without_affine_do_not_matter(placement, n_classes):
     assert outcome_of_each(spec, dataset, plain) == {run.id: together[run.id] for run in plain}
 
 
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("norms", ["[none, affine]", "[standardize, full]", "[center]"])
+def test_regressions_too(norms, activation):
+    """Their R² and losses are compared in full, by the outcomes."""
+    spec, dataset, runs = study(norms, activation, n_classes=1, batch_size=30, probe=98)
+    alone = {}
+    for run in runs[:12]:
+        alone |= outcome_of_each(spec, dataset, [run])
+    for stack in (runs[:12], runs[3:8], runs[11:0:-1]):
+        assert outcome_of_each(spec, dataset, stack) == {run.id: alone[run.id] for run in stack}
+
+
 def sigmoid_by_place(a, out=None):
     found = bnexp.network.sigmoid(a, out)
     found += 1e-6 * np.arange(len(found), dtype=found.dtype)[:, None, None]

@@ -5,13 +5,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import bnexp.executors
 from bnexp import workers
+from bnexp.cli import app
 from bnexp.workers import Shared, one_thread, receive, start_worker
 
 
@@ -23,7 +27,7 @@ def test_shared_arrays_arrive_and_a_worker_s_changes_stay_its_own():
         shared.send(ours)
     first, second = receive(theirs), receive(theirs)
     shared.close()
-    assert not Path(shared._folder.name).exists()
+    assert not Path(shared._file.name).exists()
     first["a"][0, 0] = 100
     for found, corner in ((first, 100), (second, 0)):
         assert found["a"].flags.writeable
@@ -82,3 +86,41 @@ def modules(pipe):
     import sys
 
     pipe.send(("bnexp.training" in sys.modules, "torch" in sys.modules))
+
+
+def test_a_long_folder_for_temporary_files_is_no_hindrance(tmp_path):
+    """The socket of the workers' server has no room for it; workers then start without that server."""
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    code = (
+        "from bnexp import workers\n"
+        "if __name__ == '__main__':\n"
+        "    workers.warm_up()\n"
+        "    raise SystemExit(workers.FORKS)\n"
+    )
+    (tmp_path / "run.py").write_text(code)
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    done = subprocess.run([sys.executable, str(tmp_path / "run.py")], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+SPEC = """
+name: small
+data: {name: xor, samples: 200}
+model: {hidden: [4, 4], norm: [none, full]}
+train: {epochs: 2, batch_size: 10}
+seeds: 20
+"""
+
+
+def test_workers_that_die_are_told_of(tmp_path, monkeypatch):
+    (tmp_path / "small.yaml").write_text(SPEC)
+    monkeypatch.setattr(bnexp.executors, "start_worker", lambda live: start_worker(leave))
+    with pytest.raises(SystemExit) as end:
+        app(["train", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "out"), "--workers", "2", "-q"])
+    assert end.value.code == 1
+    assert (tmp_path / "out" / "runs.csv").read_text().count("pending") == 40
+
+
+def leave(pipe):
+    os._exit(3)

@@ -124,11 +124,11 @@ def unit_statistics_by_torch(x: Array, activation: str | None) -> Array:
     elif activation == "relu":
         saturated = x == 0
     near_zero = x.abs() <= NEAR_ZERO
-    wide = x.double()
+    wide = (x.cpu() if x.device.type == "mps" else x).double()  # there is no float64 on MPS
     mean = wide.mean(-1)
     deviation = wide - mean[..., None]
     sd = (deviation * deviation).mean(-1).sqrt()
-    shares = near_zero.double().mean(-1), saturated.double().mean(-1)
+    shares = near_zero.to(wide).mean(-1), saturated.to(wide).mean(-1)
     return torch.stack([mean, sd, *shares, wide.amin(-1), wide.amax(-1)], -1).cpu().numpy()
 
 

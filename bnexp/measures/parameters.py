@@ -97,7 +97,8 @@ def row_sums(before: Array, gradient: Array, after: Array) -> np.ndarray[Any, An
 
 def row_sums_by_torch(before: Array, gradient: Array, after: Array) -> np.ndarray[Any, Any]:
     """What ``row_sums`` computes, an operation at a time: its twin, and the way of other devices."""
-    w, g, v = (torch.as_tensor(x).double() for x in (before, gradient, after))
+    tensors = map(torch.as_tensor, (before, gradient, after))
+    w, g, v = ((x.cpu() if x.device.type == "mps" else x).double() for x in tensors)
     pairs = ((w, w), (g, g), (w, g), (v, v), (v - w, v - w))
     return np.stack([on_cpu((a * b).sum(-1)) for a, b in pairs])
 

@@ -1,7 +1,7 @@
 """Whole studies, from a cold start to written CSVs: bnexp against the two loops that one would write oneself.
 
     pip install 'bnexp[benchmark]'
-    python tests/benchmarks/benchmark.py [--only digits mnist scale cost measures memory first] [--rounds 3] [--json FILE]
+    python tests/benchmarks/benchmark.py [--only digits mnist scale cost measures memory first] [--rounds 3]
 
 Sides, each a process of its own, one after the other, the same work in the same run of this script:
 
