@@ -163,6 +163,10 @@ class _Resolver:
             return
         written = self.given.get("measure")
         value = DEFAULT_MEASURES if written is None else written.value
+        value = [value] if isinstance(value, str) else value
+        sound = value is None or isinstance(value, list | tuple | Mapping)
+        if not sound or not all(isinstance(name, str) for name in value or ()):
+            return  # what is wrong with it is said where it stands
         options = {name: {} for name in value} if isinstance(value, list | tuple) else dict(value or {})
         options[parts[0]] = {**(options.get(parts[0]) or {}), parts[1]: given.value}
         self.given["measure"] = _Given(options, "measure", given.locate)
