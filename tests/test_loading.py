@@ -286,11 +286,18 @@ def test_data_fields_are_hashable_and_equal_by_value():
     assert len({DataFields(name="digits"), DataFields(name="digits")}) == 1
 
 
-@pytest.mark.parametrize("measure", ["[{shift: {steps: 1}}]", "5", "shift", "[1, 2]"])
+def overridden(measure):
+    text = f"data: digits\nmeasure: {measure}\n"
+    return resolve(source.parse(text, "x.yaml"), ["measure.shift.steps=1"], "x", Path("."))
+
+
+@pytest.mark.parametrize("measure", ["shift", "[shift]", "{shift: {}}"])
+def test_an_override_of_one_option_of_a_measure(measure):
+    assert overridden(measure).measure["shift"]["steps"] == 1
+
+
+@pytest.mark.parametrize("measure", ["[{shift: {steps: 1}}]", "5", "[1, 2]"])
 def test_an_override_of_a_malformed_measure_list_says_what_is_wrong_with_the_list(measure):
     with pytest.raises(SpecError) as error:
-        resolve(
-            source.parse(f"data: digits\nmeasure: {measure}\n", "x.yaml"), ["measure.shift.steps=1"], "x", Path(".")
-        )
-    assert "measure" in str(error.value)
+        overridden(measure)
     assert "x.yaml:2:" in str(error.value)
