@@ -1,6 +1,6 @@
 """NumPy computes on a CPU, torch elsewhere: one formula for both, and the few operations that they spell differently.
 
-On a CPU, NumPy multiplies stacks of small matrices 2.5 times as fast as torch on AMD (its OpenBLAS uses AVX-512 there,
+On a CPU, NumPy multiplies stacks of small matrices 2.5 times as fast as torch on AMD Zen 5 (OpenBLAS uses AVX-512,
 torch's MKL does not), takes tanh 12 times as fast, and a call costs a third (tests/benchmarks/LOG.md). And a run then
 has the same bits alone as in any stack: matrices of a stack are multiplied one after the other, each by its own call of
 BLAS, and NumPy's elementwise loops treat the end of an array as its body.
