@@ -46,6 +46,13 @@ def on_cpu(x: Array) -> np.ndarray[Any, Any]:
     return found
 
 
+def widened(x: Array) -> Array:
+    """The same numbers in float64, contiguous."""
+    if isinstance(x, np.ndarray):
+        return np.ascontiguousarray(x, np.float64)
+    return (x.cpu() if x.device.type == "mps" else x).double().contiguous()  # there is no float64 on MPS
+
+
 def as_arrays(value: Kept) -> Kept:
     """The same nest of dicts, lists and tuples, with a NumPy view in place of each tensor on a CPU."""
     found: Kept = _mapped(lambda x: x.numpy() if isinstance(x, torch.Tensor) and x.device.type == "cpu" else x, value)

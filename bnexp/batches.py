@@ -34,6 +34,7 @@ class Rows:
         shares = len(runs) // len(self.seeds)
         even = np.array_equal(self.seed_of_run, np.repeat(np.arange(len(self.seeds)), shares))
         self._seed_of_group = np.arange(len(self.seeds)) if even else self.seed_of_run
+        self._groups: dict[int, Array] = {}
         self._group_of_run = np.repeat(np.arange(len(self._seed_of_group)), len(runs) // len(self._seed_of_group))
 
         def here(array: np.ndarray[Any, Any]) -> Array:
@@ -63,16 +64,21 @@ class Rows:
 
     def groups(self, epoch: int) -> tuple[Array, Array]:
         """An epoch's row order per group of runs that share their rows, [group, row]; the group of each run."""
-        return np.stack(self.orders(epoch))[self._seed_of_group], self._group_of_run
+        if epoch not in self._groups:
+            orders = self.orders(epoch)
+            self._groups = {kept: order for kept, order in self._groups.items() if kept == epoch - 1}
+            self._groups[epoch] = np.stack([orders[seed] for seed in self._seed_of_group])
+        return self._groups[epoch], self._group_of_run
 
     def minibatches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Yield the Batch of each step of an epoch (from 1), from the first step on (from 0), as arrays."""
         n, size, steps = self.structure.shape.n_train, self.structure.batch_size, self.structure.steps_per_epoch
         groups, group_of_run = self.groups(epoch)
-        order, of_run = put(groups, self.device), put(groups[group_of_run], self.device)
+        left = groups[:, first * size :]
+        order, of_run = put(np.ascontiguousarray(left), self.device), put(left[group_of_run], self.device)
         own = put(np.arange(len(of_run)) if len(self.fit_targets) > 1 else np.zeros(1, np.int64), self.device)
         for step in range(first, steps):
-            here = slice(step * size, min((step + 1) * size, n))
+            here = slice((step - first) * size, min((step - first + 1) * size, n - first * size))
             noise = self.noise((epoch - 1) * steps + step + 1, here.stop - here.start)
             rows = rows_at(self.train_x, order[:, here]).swapaxes(1, 2)
             targets = self.fit_targets[own[:, None], of_run[:, here]]  # [run, row]

@@ -103,7 +103,7 @@ def train(
         Path | None, typer.Option(help="Results folder [default: results/NAME].", show_default=False)
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    workers: Annotated[str, typer.Option(help="Worker processes: a number, or auto.")] = "auto",
+    workers: Annotated[str, typer.Option(help="Worker processes (on a GPU threads): a number, or auto.")] = "auto",
     executor: Annotated[str, typer.Option(help="Where to train: local (ray comes later).")] = "local",
     extend: Annotated[
         bool, typer.Option("--extend", help="Add the runs that are new; keep the finished ones.")

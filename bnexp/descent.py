@@ -7,6 +7,7 @@ lockstep, but for rounding; the tests hold it against the twin.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bnexp import kernels
+from bnexp.arrays import Array
 from bnexp.batches import Rows
 from bnexp.kernels import KINDS
 from bnexp.network import Parameters
@@ -29,15 +31,19 @@ def can_descend(structure: Structure, device: str) -> bool:
     return device == "cpu" and kernels.AVAILABLE and structure.optimizer == "sgd" and structure.noise == "none"
 
 
-class _Layers:
-    """Where each layer's numbers lie in a run's flat array; ``table``, one row per layer, is for the compiled loops."""
+class Layers:
+    """Where each layer's numbers lie in a run's flat array; ``table``, one row per layer, is for the compiled loops.
 
-    def __init__(self, parameters: Parameters, structure: Structure) -> None:
+    Each parameter begins at a multiple of ``multiple``.
+    """
+
+    def __init__(self, parameters: Parameters, structure: Structure, multiple: int = 1) -> None:
         self.slices: dict[str, slice] = {}
         end = 0
         for name, array in parameters.items():
-            self.slices[name] = slice(end, end + array[0].size)
-            end += array[0].size
+            size = math.prod(array.shape[1:])
+            self.slices[name] = slice(end, end + size)
+            end += -(-size // multiple) * multiple
         self.size = end
         units = np.cumsum([0, *structure.widths[1:]])
         rows = []
@@ -49,12 +55,17 @@ class _Layers:
     def _first(self, name: str) -> int:
         return self.slices[name].start if name in self.slices else -1
 
-    def gather(self, arrays: Parameters, out: _Array) -> None:
+    def constants(self) -> dict[str, tuple[int, ...]]:
+        """Where each layer's weights, biases, γ and β begin, −1 where it has none."""
+        columns = zip(*self.table[:, 2:6].tolist(), strict=True)
+        return dict(zip(("WEIGHTS", "BIASES", "GAMMAS", "BETAS"), columns, strict=True))
+
+    def gather(self, arrays: Parameters, out: Array) -> None:
         """Copy arrays [run, …] to their places in out [run, number]."""
         for name, here in self.slices.items():
             out[:, here] = arrays[name].reshape(len(out), -1)
 
-    def scatter(self, numbers: _Array, arrays: Parameters) -> None:
+    def scatter(self, numbers: Array, arrays: Parameters) -> None:
         """Copy them back."""
         for name, here in self.slices.items():
             arrays[name][:] = numbers[:, here].reshape(arrays[name].shape)
@@ -74,7 +85,7 @@ class Descent:
     ) -> None:
         self.parameters, self.state, self.running = parameters, state, running
         self.structure, self.knobs, self.keep = structure, knobs, keep
-        self.layers = _Layers(parameters, structure)
+        self.layers = Layers(parameters, structure)
         runs, self.dtype = len(parameters["weight1"]), parameters["weight1"].dtype
         n, units, top = structure.batch_size, sum(structure.widths[1:-1]), structure.widths[-1]
         self.numbers, self.velocities = (np.empty((runs, self.layers.size), self.dtype) for _ in range(2))

@@ -15,7 +15,7 @@ import numpy as np
 
 from bnexp.arrays import Array, rows_at
 from bnexp.batches import Rows
-from bnexp.evaluation import CHUNK
+from bnexp.evaluation import DEVICE_CHUNK
 from bnexp.gradients import loss_and_gradients
 from bnexp.lazy_torch import torch
 from bnexp.network import Batch, Parameters
@@ -111,7 +111,7 @@ class DeviceSteps:
                 self.step()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads go on
             self.step()
         for tensor, before in kept:
             tensor.copy_(before)
@@ -130,6 +130,6 @@ def bytes_per_run(structure: Structure, n_parameters: int) -> int:
     activation of a minibatch twelve, of its rows two; of the rows that are evaluated at a time four.
     """
     units, n_in, n_out = sum(structure.hidden), structure.shape.n_inputs, structure.shape.n_outputs
-    evaluated = min(CHUNK, structure.shape.n_train)
+    evaluated = min(DEVICE_CHUNK, structure.shape.n_train)
     numbers = 8 * n_parameters + structure.batch_size * (12 * (units + n_out) + 2 * n_in)
     return 4 * (numbers + 4 * evaluated * (units + n_out))

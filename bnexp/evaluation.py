@@ -10,21 +10,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bnexp.arrays import Array, library, on_cpu, over_samples, quiet
+from bnexp.arrays import Array, library, on_cpu, over_samples, quiet, widened
 from bnexp.network import Parameters, forward, losses
 from bnexp.norms import Statistics
 from bnexp.plan import Structure
 
 CHUNK = 500  # rows
+DEVICE_CHUNK = 5000  # elsewhere than on a CPU, where launching costs more than memory
 TOGETHER = 4  # runs evaluated at once on a CPU: more fall out of the cache, fewer cost calls
 
 
 class Evaluation(NamedTuple):
-    """Mean loss [run], accuracy or R² [run], and predicted classes or values [run, sample], as NumPy arrays."""
+    """Mean loss [run] and accuracy or R² [run], NumPy arrays; predicted classes or values [run, sample], where x is."""
 
     loss: np.ndarray[Any, Any]
     score: np.ndarray[Any, Any]
-    predictions: np.ndarray[Any, Any]
+    predictions: Array
 
 
 def evaluate(
@@ -42,14 +43,18 @@ def evaluate(
     targets = library(targets).broadcast_to(targets, (len(parameters["weight1"]), len(x)))
     with quiet():
         groups = list(_groups(parameters, given))
-        chunks = [_chunk(groups, x, targets, start, structure) for start in range(0, len(x), CHUNK)]
-        loss, predictions = (on_cpu(_joined(parts, -1)) for parts in zip(*chunks, strict=True))
-        loss, goals = loss.astype(np.float64), on_cpu(targets)
+        # Statistics of a chunk are those of CHUNK rows everywhere.
+        size = CHUNK if given is None or isinstance(x, np.ndarray) else DEVICE_CHUNK
+        chunks = [_chunk(groups, x, targets, slice(at, at + size), structure) for at in range(0, len(x), size)]
+        loss, predictions = (_joined(parts, -1) for parts in zip(*chunks, strict=True))
+        loss = widened(loss)
         if structure.shape.task == "classification":
-            return Evaluation(loss.mean(-1), (predictions == goals).sum(-1) / len(x), predictions)
-        goals = np.ascontiguousarray(goals, np.float64)  # rows of one run one after the other, whatever the stack
-        spread = goals - goals.mean(-1, keepdims=True)
-        return Evaluation(loss.mean(-1), 1 - loss.sum(-1) / (spread * spread).sum(-1), predictions)
+            score = on_cpu((predictions == targets).sum(-1)) / len(x)
+        else:
+            goals = widened(targets)  # rows of one run one after the other, whatever the stack
+            spread = goals - goals.mean(-1)[:, None]
+            score = on_cpu(1 - loss.sum(-1) / (spread * spread).sum(-1))
+        return Evaluation(on_cpu(loss.mean(-1)), score, predictions)
 
 
 def outputs(parameters: Parameters, given: Sequence[Statistics], x: Array, structure: Structure) -> Array:
@@ -111,17 +116,17 @@ def _chunk(
     groups: Sequence[tuple[slice, Parameters, list[Statistics] | None]],
     x: Array,
     targets: Array,
-    start: int,
+    here: slice,
     structure: Structure,
 ) -> tuple[Array, Array]:
     """Losses and predictions of all runs on a chunk of rows, [run, sample]."""
-    rows = x[start : start + CHUNK].T
+    rows = x[here].T
     if isinstance(rows, np.ndarray):  # copied once for all runs: BLAS is a quarter faster on columns
         rows = np.ascontiguousarray(rows)
     found = []
-    for here, own, statistics in groups:
+    for runs, own, statistics in groups:
         logits = forward(own, rows[None], structure, statistics).logits
         classes = structure.shape.task == "classification"
         predictions = library(logits).argmax(logits, 1) if classes else logits[:, 0]
-        found.append((losses(logits, targets[here, start : start + CHUNK], structure), predictions))
+        found.append((losses(logits, targets[runs, here], structure), predictions))
     return _joined([loss for loss, _ in found], 0), _joined([predicted for _, predicted in found], 0)

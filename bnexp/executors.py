@@ -6,14 +6,17 @@ Either way the caller receives the same Messages, and is the only one who writes
 from __future__ import annotations
 
 import math
+import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +35,7 @@ from bnexp.workers import Shared, one_thread, receive, start_worker
 MESSAGE_EVERY = 0.2  # seconds between messages: each costs the coordinator, which shares the cores with the workers
 STACK_RUNS = 32  # more runs fall out of the cache: measured in tests/benchmarks/LOG.md
 STACK_BYTES = 16 * 2**20  # parameters of a stack, float32
+DEVICE_WORKERS = 2  # threads that feed a GPU, unless told otherwise
 WORKER_SECONDS = 0.5  # estimated work below which workers cost more than they save
 
 
@@ -133,6 +137,8 @@ def run_stacks(stacks: Sequence[Stack], job: Job, workers: int) -> Iterator[Mess
     workers = min(workers, len(stacks))
     if workers <= 1:
         yield from _here(stacks, job)
+    elif job.device != "cpu":
+        yield from _in_threads(stacks, job, workers)
     else:
         yield from _in_workers(stacks, job, workers)
 
@@ -141,6 +147,54 @@ def _here(stacks: Sequence[Stack], job: Job) -> Iterator[Message]:
     with one_thread():
         for index, stack in enumerate(stacks):
             yield from _train_stack(index, stack, job)
+
+
+def _in_threads(stacks: Sequence[Stack], job: Job, threads: int) -> Iterator[Message]:
+    """Train on a device from several threads: while one stack is evaluated and written, it computes the other.
+
+    On CUDA each thread has a stream, a queue of work, of its own.
+    """
+    waiting = deque(enumerate(stacks))
+    messages: SimpleQueue[Message | None] = SimpleQueue()  # None: a thread has ended
+    ended = threading.Event()
+    why: list[str] = []
+
+    def work() -> None:
+        try:
+            with _queue_of_work(job.device):
+                while not ended.is_set():
+                    for message in _train_stack(*waiting.popleft(), job):
+                        messages.put(message)
+                        if ended.is_set():
+                            return
+        except IndexError:
+            pass  # nothing is left
+        except Exception:  # the device is not usable
+            why.append(traceback.format_exc())
+        finally:
+            messages.put(None)
+
+    running = [threading.Thread(target=work, daemon=True) for _ in range(threads)]
+    try:
+        with one_thread():
+            for thread in running:
+                thread.start()
+            for _ in running:
+                yield from iter(messages.get, None)
+        for index, stack in waiting:
+            yield _lost(index, stack, why[0])
+    finally:
+        ended.set()
+        for thread in running:
+            thread.join(2)
+
+
+def _queue_of_work(device: str) -> AbstractContextManager[Any]:
+    """A stream on CUDA; what a host waits for goes before the long kernels of ``bnexp.device_descent``."""
+    if device != "cuda":
+        return nullcontext()
+    stream: AbstractContextManager[Any] = torch.cuda.stream(torch.cuda.Stream(priority=-1))  # type: ignore[no-untyped-call]
+    return stream
 
 
 def _train_stack(index: int, stack: Stack, job: Job) -> Iterator[Message]:

@@ -26,6 +26,7 @@ from bnexp.claim_checks import check_claims
 from bnexp.data import Dataset, load_dataset
 from bnexp.errors import DeviceUnavailable, ResultsError, UsageError
 from bnexp.executors import (
+    DEVICE_WORKERS,
     WORKER_SECONDS,
     Job,
     Message,
@@ -300,8 +301,8 @@ def _outline(
 ) -> Outline:
     """Join the shards that are left into stacks and decide on workers."""
     left = [shard for shard in shards if shard.name not in kept]
-    workers = (request.workers or available_cores()) if device == "cpu" else 1
-    stacks = make_stacks(left, workers, _room(device))
+    workers = request.workers or (available_cores() if device == "cpu" else DEVICE_WORKERS if device == "cuda" else 1)
+    stacks = make_stacks(left, workers, _room(device, workers))
     seconds = sum(map(estimated_seconds, stacks))
     if request.workers is None and seconds < WORKER_SECONDS:
         workers = 1
@@ -388,13 +389,13 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _room(device: str) -> int | None:
-    """Bytes that stacks may take of a device's memory: four fifths of what is free; None for a CPU."""
+def _room(device: str, workers: int) -> int | None:
+    """Bytes of a device's memory for a stack: a worker's part of four fifths of what is free; None for a CPU."""
     if device != "cuda":
         return None
     import torch
 
-    return int(0.8 * torch.cuda.mem_get_info()[0])
+    return int(0.8 * torch.cuda.mem_get_info()[0] / workers)
 
 
 def _device_name(device: str) -> str:

@@ -87,7 +87,7 @@ class Recorder:
         self.measures = [(MEASURES[name], options.measure[name]) for name in options.measure]
         self.memory: dict[str, dict[str, Array]] = {name: {} for name in options.measure}
         self.within: list[Record] = []  # what was read inside the epoch
-        self.predictions: np.ndarray[Any, Any] | None = None
+        self.predictions: Array | None = None
 
     def due(self, every: int, epoch: int, first: int = 0) -> bool:
         """Whether something with this cadence is due; the first and the last epoch always are."""
@@ -228,7 +228,7 @@ class Recorder:
             found[f"running_mean{layer}"] = on_cpu(statistics.mean).copy()
             found[f"running_variance{layer}"] = on_cpu(statistics.variance).copy()
         if self.predictions is not None and self.structure.shape.task == "classification":
-            found["test_correct"] = self.predictions == on_cpu(self.rows.test[1])
+            found["test_correct"] = on_cpu(self.predictions == self.rows.test[1])
         return found
 
 

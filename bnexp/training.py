@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from bnexp import kernels
-from bnexp.arrays import Array, copied, library, on_cpu, put, quiet
+from bnexp.arrays import Array, copied, library, on_cpu, put, quiet, widened
 from bnexp.batches import Rows
 from bnexp.data import Dataset
 from bnexp.descent import Descent, can_descend
+from bnexp.device_descent import DeviceDescent, can_descend_on_device
 from bnexp.device_steps import DeviceSteps
 from bnexp.gradients import loss_and_gradients
 from bnexp.measures import LastStep, NextStep
@@ -51,9 +52,11 @@ def train(
     state = optimizer.init(parameters)
     keep = put(np.array([run.setting.model.statistics_momentum for run in runs], dtype), device)
     differentiate = make_step(parameters, structure, device)
-    descent: Descent | DeviceSteps | None = None
+    descent: Descent | DeviceDescent | DeviceSteps | None = None
     if can_descend(structure, device):
         descent = Descent(parameters, state, running, structure, knobs, keep)
+    elif device == "cuda" and can_descend_on_device(structure, len(runs), dtype):
+        descent = DeviceDescent(parameters, state, running, structure, knobs, keep)
     elif device == "cuda" and structure.noise == "none":
         descent = DeviceSteps(parameters, optimizer, state, running, structure, knobs, keep, rows)
     recorder = Recorder(structure, runs, rows, options)
@@ -80,6 +83,8 @@ def train(
                         taken = stop
                         if stop in stops:
                             recorder.after_step(epoch, stop, parameters, running)
+                    if device != "cpu" and epoch < structure.epochs:
+                        rows.groups(epoch + 1)  # drawn while the device computes
                 for index, batch in enumerate(rows.minibatches(epoch, taken), start=taken + 1):
                     step = differentiate(batch)
                     # A learning rate of NaN stops a run whose loss is no number: every parameter becomes NaN.
@@ -166,31 +171,30 @@ class _Sums:
     def __init__(self, structure: Structure) -> None:
         self.classes = structure.shape.task == "classification"
         self._losses: list[Array] = []
-        self._correct: list[Array] = []
+        self._correct: list[tuple[Array, int]] = []
 
     def add(self, step: Gradients, n: int) -> None:
-        self._losses.append(copied(step.loss))  # the step's memory is used again
+        self._losses.append(copied(step.loss)[:, None])  # the step's memory is used again
         if step.correct is not None:
-            self._correct.append(step.correct / n)
+            self._correct.append((copied(step.correct)[:, None], n))
 
     def add_many(self, found: tuple[Array, Array], n: int) -> None:
         """Losses and correct predictions of several steps at once, [run, step]; a regression has no correct ones."""
         losses, correct = found
-        self._losses += list(losses.T)
-        self._correct += list(correct.T / n)
+        self._losses.append(losses)
+        self._correct.append((correct, n))
 
     def means(self) -> dict[str, Array]:
         """Mean over minibatches, in float64. A regression target has variance 1 over its rows, so R² = 1 − loss."""
-        loss = _mean(self._losses)
+        loss = _mean([on_cpu(block) for block in self._losses])
         if self.classes:
-            return {"train_loss": loss, "train_accuracy": _mean(self._correct)}
+            return {"train_loss": loss, "train_accuracy": _mean([on_cpu(found) / n for found, n in self._correct])}
         return {"train_loss": loss, "train_r2": 1 - loss}
 
 
-def _mean(steps: Sequence[Array]) -> np.ndarray[Any, Any]:
-    """Mean over steps of values [run]."""
-    values = on_cpu(library(steps[0]).stack(steps, 1)).astype(np.float64)
-    mean: np.ndarray[Any, Any] = np.ascontiguousarray(values).mean(-1)
+def _mean(blocks: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """Mean over steps of values [run, step]."""
+    mean: np.ndarray[Any, Any] = widened(np.concatenate(blocks, 1)).mean(-1)
     return mean
 
 

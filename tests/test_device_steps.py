@@ -11,12 +11,14 @@ import torch
 from tools import make_dataset, make_spec, runs_of, shape_of
 
 import bnexp.device_steps
+import bnexp.evaluation
 import bnexp.executors
 from bnexp import network
 from bnexp.arrays import as_tensors
 from bnexp.batches import Rows
 from bnexp.cli import app
 from bnexp.device_steps import DeviceSteps, bytes_per_run
+from bnexp.evaluation import evaluate
 from bnexp.executors import make_stacks
 from bnexp.gradients import loss_and_gradients
 from bnexp.norms import update_running
@@ -106,7 +108,7 @@ class FakeCuda(types.SimpleNamespace):
             Stream=lambda: stream,
             current_stream=lambda: stream,
             stream=lambda stream: contextlib.nullcontext(),
-            graph=lambda graph: contextlib.nullcontext(),
+            graph=lambda graph, capture_error_mode: contextlib.nullcontext(),
             CUDAGraph=lambda: graph,
         )
 
@@ -121,6 +123,26 @@ def test_recording_a_graph_changes_nothing(train, monkeypatch):
     monkeypatch.setattr(bnexp.device_steps, "torch", fake)
     steps._recorded()
     assert all(torch.equal(tensor, old) for tensor, old in zip(steps._changing(), before, strict=True))
+
+
+def test_minibatches_from_a_step_on():
+    rows = parts("[standardize, full]", "", 0, 0)[1]
+    whole, left = list(rows.minibatches(2)), list(rows.minibatches(2, 3))
+    assert len(left) == len(whole) - 3
+    for one, other in zip(left, whole[3:], strict=True):
+        assert np.array_equal(one.x, other.x)
+        assert np.array_equal(one.targets, other.targets)
+
+
+@pytest.mark.parametrize("n_classes", [3, 1])
+def test_evaluates_tensors_as_arrays(n_classes, monkeypatch):
+    structure, rows, parameters, _, running, *_ = parts("[standardize, full]", "", 0, 0, n_classes=n_classes)
+    monkeypatch.setattr(bnexp.evaluation, "DEVICE_CHUNK", 7)
+    arguments = parameters, running, *rows.test
+    ours, theirs = evaluate(*as_tensors(arguments), structure), evaluate(*arguments, structure)
+    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-12)
+    np.testing.assert_allclose(ours.score, theirs.score, rtol=1e-12)
+    np.testing.assert_allclose(ours.predictions.numpy(), theirs.predictions, rtol=1e-12)
 
 
 def test_stacks_on_a_device_are_as_large_as_its_memory():
@@ -145,12 +167,30 @@ seeds: 20
 """
 
 
-def trained(tmp_path, name):
+def trained(tmp_path, name, workers=1):
     (tmp_path / "small.yaml").write_text(CONFIG)
     out = tmp_path / name
     with pytest.raises(SystemExit) as end:
-        app(["train", str(tmp_path / "small.yaml"), "--out", str(out), "--workers", "1", "-q"])
+        app(["train", str(tmp_path / "small.yaml"), "--out", str(out), "--workers", str(workers), "-q"])
     return end.value.code, {path.name: path.read_bytes() for path in out.glob("*.csv")}, out
+
+
+def test_threads_give_what_one_process_gives(tmp_path, monkeypatch):
+    code, whole, _ = trained(tmp_path, "whole")
+    monkeypatch.setattr(bnexp.executors, "_in_workers", bnexp.executors._in_threads)
+    assert trained(tmp_path, "threads", workers=2)[:2] == (code, whole) == (0, whole)
+
+
+def test_a_device_that_gives_no_stream_is_told(tmp_path, monkeypatch, capsys):
+    def refuse(device):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(bnexp.executors, "_in_workers", bnexp.executors._in_threads)
+    monkeypatch.setattr(bnexp.executors, "_queue_of_work", refuse)
+    code, _, out = trained(tmp_path, "refused", workers=2)
+    assert code == 1
+    assert "6 shards failed (RuntimeError: CUDA error: out of memory)" in " ".join(capsys.readouterr().err.split())
+    assert (out / "runs.csv").read_text().count("pending") == 40
 
 
 @pytest.mark.parametrize("fits", [16, 8])

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bnexp import kernels
-from bnexp.arrays import Array, on_cpu
+from bnexp.arrays import Array, on_cpu, widened
 from bnexp.kernels import LINEAR, RELU, SIGMOID, TANH
 from bnexp.layout import Column, Table, tracked_units
 from bnexp.lazy_torch import torch
@@ -77,7 +77,7 @@ def unit_records(
     ``units``: their ``unit_statistics``.
     """
     tracked = tracked_units(x.shape[1], track)
-    ranked = np.sort(on_cpu(x)[:, tracked], -1)
+    ranked = np.sort(on_cpu(x[:, tracked]), -1)
     ranks = [math.ceil(p * x.shape[-1]) - 1 for p in PERCENTILES]
     values = np.concatenate([units[:, tracked, :2], ranked[:, :, ranks]], -1)
     for place, unit in enumerate(tracked):
@@ -124,7 +124,7 @@ def unit_statistics_by_torch(x: Array, activation: str | None) -> Array:
     elif activation == "relu":
         saturated = x == 0
     near_zero = x.abs() <= NEAR_ZERO
-    wide = (x.cpu() if x.device.type == "mps" else x).double()  # there is no float64 on MPS
+    wide = widened(x)
     mean = wide.mean(-1)
     deviation = wide - mean[..., None]
     sd = (deviation * deviation).mean(-1).sqrt()

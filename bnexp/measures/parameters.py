@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bnexp import kernels
-from bnexp.arrays import Array, library, on_cpu
+from bnexp.arrays import Array, library, on_cpu, widened
 from bnexp.layout import Column, Table
 from bnexp.lazy_torch import torch
 from bnexp.measures.base import LAYER, LastStep, Measure, Reading, Record, where_they_exist
@@ -97,8 +97,7 @@ def row_sums(before: Array, gradient: Array, after: Array) -> np.ndarray[Any, An
 
 def row_sums_by_torch(before: Array, gradient: Array, after: Array) -> np.ndarray[Any, Any]:
     """What ``row_sums`` computes, an operation at a time: its twin, and the way of other devices."""
-    tensors = map(torch.as_tensor, (before, gradient, after))
-    w, g, v = ((x.cpu() if x.device.type == "mps" else x).double() for x in tensors)
+    w, g, v = (widened(torch.as_tensor(x)) for x in (before, gradient, after))
     pairs = ((w, w), (g, g), (w, g), (v, v), (v - w, v - w))
     return np.stack([on_cpu((a * b).sum(-1)) for a, b in pairs])
 

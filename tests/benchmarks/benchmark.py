@@ -1,7 +1,7 @@
 """Whole studies, from a cold start to written CSVs: bnexp against the two loops that one would write oneself.
 
     pip install 'bnexp[benchmark]'
-    python tests/benchmarks/benchmark.py [--only digits mnist scale cost measures memory first] [--rounds 3]
+    python tests/benchmarks/benchmark.py [--only digits mnist scale cost measures memory first gpu] [--rounds 3]
 
 Sides, each a process of its own, one after the other, the same work in the same run of this script:
 
@@ -10,6 +10,7 @@ Sides, each a process of its own, one after the other, the same work in the same
 - vmapped: vmapped.py, once with XLA's own threads and once with the runs split over as many devices as there are cores;
   the faster counts. Compilation is part of its time, as importing is of everyone's.
 
+``gpu``: 300 MNIST runs of 20 epochs on CUDA, after start-up (a run without a step), against plain.py on the same GPU.
 bnexp's compiled loops are read from Numba's cache, as in every study but a machine's first; ``first`` says what that
 one costs. Times are medians over rounds; the machine may be shared, so only ratios count. MNIST is read from --mnist.
 """
@@ -51,6 +52,7 @@ STUDIES = {
     "digits": ("digits", 64, 32, 100, 10),
     "mnist": ("mnist", 100, 60, 5, 10),
     "scale": ("digits", 64, 32, 30, 100),
+    "gpu": ("mnist", 100, 60, 20, 100),
 }
 BARS = {"digits": (10, 1.75), "mnist": (4.5, 2.5), "scale": (15, 2.25)}
 
@@ -95,11 +97,12 @@ class Bench:
         assert (out / "curves.csv").stat().st_size
         return found
 
-    def peer(self, script: str, study: str, *options: str, small: bool = False) -> float:
+    def peer(self, script: str, study: str, *options: str, small: int = 0) -> float:
+        """Seconds of a peer; ``small``: of one seed and so many epochs."""
         data, hidden, batch, epochs, seeds = STUDIES[study]
         out = self.folder / "peer"
         shutil.rmtree(out, ignore_errors=True)
-        size = {"hidden": hidden, "batch": batch, "epochs": 1 if small else epochs, "seeds": 1 if small else seeds}
+        size = {"hidden": hidden, "batch": batch, "epochs": small or epochs, "seeds": 1 if small else seeds}
         words = [word for name, value in size.items() for word in (f"--{name}", str(value))]
         seconds, _ = timed([sys.executable, str(HERE / script), str(self.arrays(data)), str(out), *words, *options])
         rows = 3 * size["seeds"] * (size["epochs"] + 1) + 1
@@ -107,7 +110,7 @@ class Bench:
         return seconds
 
     def against_peers(self, study: str) -> dict[str, object]:
-        threads = min(("1", "2"), key=lambda count: self.peer("plain.py", study, "--threads", count, small=True))
+        threads = min(("1", "2"), key=lambda count: self.peer("plain.py", study, "--threads", count, small=1))
         cores = str(available_cores())
         times: dict[str, list[float]] = {
             "bnexp": [],
@@ -152,11 +155,45 @@ class Bench:
         seconds, peak = self.bnexp("mnist", "seeds=100", "train.epochs=1", memory=True)
         return {"seconds": seconds, "gib": peak / 2**30}
 
+    def gpu(self) -> dict[str, object]:
+        """300 MNIST runs on CUDA: seconds after start-up, and per run against the plain loop on the same GPU."""
+        import torch
+
+        runs, epochs = 3 * STUDIES["gpu"][4], STUDIES["gpu"][3]
+        self.bnexp("gpu", "train.epochs=1", "--device", "cuda")  # kernels are compiled and kept
+        ends = [
+            [self.bnexp("gpu", f"train.epochs={n}", "--device", "cuda")[0] for n in (0, epochs)]
+            for _ in range(self.rounds)
+        ]
+        start, whole = (statistics.median(times) for times in zip(*ends, strict=True))
+        one, three = (self.peer("plain.py", "gpu", "--device", "cuda", small=n) for n in (1, 3))
+        plain = (three - one) / 2 / 3 * epochs  # a run
+        a = torch.randn(8192, 8192, device="cuda")
+        times = []
+        for _ in range(6):
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            a @ a
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+        peak = 2 * 8192**3 / min(times) / 1e9
+        return {
+            "device": torch.cuda.get_device_name(),
+            "torch": torch.__version__,
+            "start": start,
+            "whole": whole,
+            "after_start": whole - start,
+            "plain_per_run": plain,
+            "against_plain": plain / ((whole - start) / runs),
+            "gemm_gflops": peak,
+            "share_of_peak": products("gpu", 60000, 10000, 784) / peak / (whole - start),
+        }
+
     def smoke(self) -> dict[str, float]:
         """One seed and one epoch of every side, to see that they run."""
         sides = {"bnexp": lambda: self.bnexp("digits", "seeds=1", "train.epochs=1")[0]}
         for script, options in (("plain.py", ("--threads", "1")), ("vmapped.py", ("--devices", "1"))):
-            sides[script] = functools.partial(self.peer, script, "digits", *options, small=True)
+            sides[script] = functools.partial(self.peer, script, "digits", *options, small=1)
         return {name: run() for name, run in sides.items()}
 
     def first(self) -> float:
@@ -228,13 +265,19 @@ def machine() -> dict[str, object]:
     }
 
 
-def products_share(study: str, seconds: float, peak: float, n_train: int, n_test: int, inputs: int) -> float:
-    """Share of all cores' peak that the products of training and testing alone account for."""
+def products(study: str, n_train: int, n_test: int, inputs: int) -> float:
+    """Operations of a study's products, training and testing, in 10⁹."""
     _, hidden, batch, epochs, seeds = STUDIES[study]
     weights = inputs * hidden + hidden * hidden + hidden * 10
     steps = n_train // batch
     per_epoch = steps * batch * 2 * (3 * weights - inputs * hidden) + n_test * 2 * weights
-    return 3 * seeds * epochs * per_epoch / 1e9 / (peak * available_cores() * seconds)
+    return 3 * seeds * epochs * per_epoch / 1e9
+
+
+def has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def main() -> None:
@@ -252,13 +295,17 @@ def main() -> None:
         bench.bnexp("digits", "train.epochs=1")  # Numba's cache
         sizes = {"digits": (1437, 360, 64), "mnist": (60000, 10000, 784)}
         for part in (part for part in parts if part in arguments.only):
-            if part in ("mnist", "memory") and not arguments.mnist.exists():
+            if part in ("mnist", "memory", "gpu") and not arguments.mnist.exists():
                 print(f"{part}: left out, no MNIST at {arguments.mnist}")
                 continue
-            if part in STUDIES:
+            if part == "gpu" and not has_cuda():
+                print("gpu: left out, no CUDA here")
+                continue
+            if part in BARS:
                 found = table[part] = bench.against_peers(part)
                 peak = table["machine"]["gemm_gflops_per_core"]  # type: ignore[index]
-                found["share_of_peak"] = products_share(part, found["seconds"]["bnexp"], peak, *sizes[STUDIES[part][0]])  # type: ignore[index]
+                all_cores = peak * available_cores() * found["seconds"]["bnexp"]  # type: ignore[index, operator]
+                found["share_of_peak"] = products(part, *sizes[STUDIES[part][0]]) / all_cores
                 sides = ", ".join(f"{side} {value:.2f} s" for side, value in found["seconds"].items())  # type: ignore[attr-defined]
                 plain, vmapped = BARS[part]
                 print(
@@ -272,6 +319,7 @@ def main() -> None:
                     "measures": bench.measures,
                     "memory": bench.memory,
                     "first": bench.first,
+                    "gpu": bench.gpu,
                     "smoke": bench.smoke,
                 }
                 table[part] = calls[part]()

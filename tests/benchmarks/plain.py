@@ -18,6 +18,7 @@ from pathlib import Path
 parser = argparse.ArgumentParser()
 parser.add_argument("study", type=Path)
 parser.add_argument("out", type=Path)
+parser.add_argument("--device", default="cpu")
 for name, default in (("hidden", 64), ("batch", 32), ("epochs", 1), ("seeds", 1), ("threads", 1)):
     parser.add_argument(f"--{name}", type=int, default=default)
 arguments = parser.parse_args()
@@ -62,7 +63,7 @@ def look(module, epoch, trained, label, curves, activations, probe, test_x, test
 def train(norm: str, seed: int, data: dict[str, torch.Tensor], curves: list, activations: list) -> None:
     torch.manual_seed(seed)
     x, t = data["train_x"], data["train_t"]
-    module = network(norm, x.shape[1], arguments.hidden, int(t.max()) + 1)
+    module = network(norm, x.shape[1], arguments.hidden, int(t.max()) + 1).to(x.device)
     optimizer = torch.optim.SGD(module.parameters(), lr=LR)
     probe = x[np.linspace(0, len(x) - 1, PROBE).astype(int)]
     steps = len(x) // arguments.batch
@@ -70,9 +71,10 @@ def train(norm: str, seed: int, data: dict[str, torch.Tensor], curves: list, act
     look(module, 0, ["", ""], *seen)
     for epoch in range(1, arguments.epochs + 1):
         module.train()
-        order = torch.randperm(len(x))
+        order = torch.randperm(len(x), device=x.device)
         shuffled, targets = x[order], t[order]
-        total, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+        total = torch.zeros((), device=x.device)
+        correct = torch.zeros((), dtype=torch.int64, device=x.device)
         for start in range(0, len(x) - arguments.batch + 1, arguments.batch):
             goals = targets[start : start + arguments.batch]
             out = module(shuffled[start : start + arguments.batch])
@@ -86,7 +88,7 @@ def train(norm: str, seed: int, data: dict[str, torch.Tensor], curves: list, act
 
 
 def main() -> None:
-    data = {name: torch.from_numpy(array) for name, array in np.load(arguments.study).items()}
+    data = {name: torch.from_numpy(array).to(arguments.device) for name, array in np.load(arguments.study).items()}
     curves: list = [["norm", "seed", "epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"]]
     activations: list = [["norm", "seed", "epoch", "layer", "mean", "sd"]]
     for norm in NORMS:
