@@ -1,23 +1,25 @@
-"""Where stacks are trained: in this process, or dealt out to worker processes.
+"""Where stacks are trained: in this process, in threads, or dealt out to worker processes.
 
-Either way the caller receives the same Messages, and is the only one who writes.
+In every case the caller receives the same Messages, and is the only one who writes. It answers each with whether it
+wants a checkpoint of that stack: one comes with a later message.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -32,11 +34,15 @@ from bnexp.tables import encode, outcome_values
 from bnexp.training import is_exact, train
 from bnexp.workers import Shared, one_thread, receive, start_worker
 
+ASK = None  # what is sent to a worker to have a checkpoint
 MESSAGE_EVERY = 0.2  # seconds between messages: each costs the coordinator, which shares the cores with the workers
 STACK_RUNS = 32  # more runs fall out of the cache: measured in tests/benchmarks/LOG.md
 STACK_BYTES = 16 * 2**20  # parameters of a stack, float32
 DEVICE_WORKERS = 2  # threads that feed a GPU, unless told otherwise
 WORKER_SECONDS = 0.5  # estimated work below which workers cost more than they save
+
+
+Saved: TypeAlias = Callable[[Shard], Mapping[str, "np.ndarray[Any, Any]"]]  # a shard's last checkpoint
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,14 @@ class Job:
     device: str
 
 
-class Message(NamedTuple):
-    """Rows of one or more epochs of a stack: per shard, table name → lines. A shard's last has outcomes and arrays.
+Arrays: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
+Messages: TypeAlias = Generator["Message", bool | None, None]
 
-    ``epoch``: the last of these epochs.
+
+class Message(NamedTuple):
+    """Rows of one or more epochs of a stack: per shard, table name → lines.
+
+    ``epoch``: the last of these epochs. ``arrays``: per shard, the checkpoint after it; with ``outcomes`` the last one.
     """
 
     stack: int
@@ -61,43 +71,48 @@ class Message(NamedTuple):
     loss: float
     alive: int
     outcomes: Sequence[Sequence[Sequence[str]]] | None = None  # per shard, per run, as text
-    arrays: Sequence[Mapping[str, np.ndarray[Any, Any]]] | None = None
+    arrays: Sequence[Arrays] | None = None
     shards: Sequence[int] = ()  # which of the stack's shards the rows, outcomes and arrays are of
-    again: bool = False  # these shards did not fit into memory together and begin again, in halves
+    again: bool = False  # these shards did not fit into memory together: they go on from their checkpoint, in halves
     done: bool = False  # the stack has nothing left to do
     seconds: float = 0.0
     exact: bool | None = None  # of the first stack on a CPU: whether stacking changes no bit on this machine
     error: str = ""
 
 
-def make_stacks(shards: Sequence[Shard], workers: int, room: int | None = None) -> list[Stack]:
-    """Deal shards out to workers, and join what a worker has of one structure; the longest work comes first.
+def make_stacks(
+    shards: Sequence[Shard], workers: int, room: int | None = None, reached: Mapping[str, int] | None = None
+) -> list[Stack]:
+    """Deal shards out to workers, and join what a worker has of one structure and epoch; the longest work comes first.
+
+    ``reached``: the committed epoch of shards, by name, that were begun before.
 
     Each shard, the longest first, goes where the work would then end soonest (Graham 1969). A stack has at most 32 runs
     and 16 MiB of parameters; where ``room`` is given, the bytes free on a device, as many runs as fit there.
     """
-    piles: list[dict[Structure, list[int]]] = [{} for _ in range(workers)]
+    kinds = [(shard.structure, (reached or {}).get(shard.name)) for shard in shards]
+    alone = [_shard_seconds(shard, epoch) for shard, (_, epoch) in zip(shards, kinds, strict=True)]
+    piles: list[dict[tuple[Structure, int | None], list[int]]] = [{} for _ in range(workers)]
     loads = [0.0] * workers
-    for index in sorted(range(len(shards)), key=lambda index: -_shard_seconds(shards[index])):
-        structure, alone = shards[index].structure, _shard_seconds(shards[index])
+    for index in sorted(range(len(shards)), key=lambda index: -alone[index]):
         ends = [
-            load + alone + (0 if structure in pile else _call_seconds(structure))
+            load + alone[index] + (0 if kinds[index] in pile else _call_seconds(*kinds[index]))
             for load, pile in zip(loads, piles, strict=True)
         ]
         chosen = ends.index(min(ends))
         loads[chosen] = ends[chosen]
-        piles[chosen].setdefault(structure, []).append(index)
+        piles[chosen].setdefault(kinds[index], []).append(index)
     stacks = [
-        stack
+        Stack(structure, group, epoch)
         for pile in piles
-        for structure, indices in pile.items()
-        for stack in _cut(structure, [shards[index] for index in sorted(indices)], room)
+        for (structure, epoch), indices in pile.items()
+        for group in _cut(structure, [shards[index] for index in sorted(indices)], room)
     ]
     return sorted(stacks, key=lambda stack: -estimated_seconds(stack))
 
 
-def _cut(structure: Structure, group: Sequence[Shard], room: int | None) -> Iterator[Stack]:
-    """Stacks of about equal size that fit into the cache, or into the device's memory."""
+def _cut(structure: Structure, group: Sequence[Shard], room: int | None) -> Iterator[tuple[Shard, ...]]:
+    """Parts of about equal size that fit into the cache, or into the device's memory."""
     n_parameters = max(structure.n_parameters(run.switches) for shard in group for run in shard.runs)
     runs_per_shard = max(len(shard.runs) for shard in group)
     if room is None:
@@ -106,50 +121,75 @@ def _cut(structure: Structure, group: Sequence[Shard], room: int | None) -> Iter
         runs = room // bytes_per_run(structure, n_parameters)
     count = -(-len(group) // max(1, runs // runs_per_shard))
     bounds = [len(group) * i // count for i in range(count + 1)]
-    return (Stack(structure, tuple(group[a:b])) for a, b in pairwise(bounds))
+    return (tuple(group[a:b]) for a, b in pairwise(bounds))
 
 
 def estimated_seconds(stack: Stack) -> float:
     """A rough guess of the time to train a stack on one core, to decide on workers and to deal out the work."""
-    return _call_seconds(stack.structure) + sum(map(_shard_seconds, stack.shards))
+    alone = sum(_shard_seconds(shard, stack.epoch) for shard in stack.shards)
+    return _call_seconds(stack.structure, stack.epoch) + alone
 
 
-def _call_seconds(structure: Structure) -> float:
+def _call_seconds(structure: Structure, epoch: int | None) -> float:
     """Time that a stack costs whatever its size: 25 µs a step."""
-    return structure.epochs * structure.steps_per_epoch * 25e-6
+    return _steps_left(structure, epoch) * 25e-6
 
 
-def _shard_seconds(shard: Shard) -> float:
+def _steps_left(structure: Structure, epoch: int | None) -> int:
+    return (structure.epochs - (epoch or 0)) * structure.steps_per_epoch
+
+
+def _shard_seconds(shard: Shard, epoch: int | None) -> float:
     """Time for the arithmetic of a shard: 150 GFLOP/s in products; 2 ns an activation, or 3 with a norm.
 
     Measured in tests/benchmarks/LOG.md on one machine; of others an assumption.
     """
     structure = shard.structure
-    steps = structure.epochs * structure.steps_per_epoch
+    steps = _steps_left(structure, epoch)
     activations = sum(structure.hidden) * structure.batch_size
     elementwise = activations * (3e-9 if structure.normalizes else 2e-9)
     products = sum(6 * structure.n_parameters(run.switches) * structure.batch_size for run in shard.runs) / 150e9
     return steps * (len(shard.runs) * elementwise + products)
 
 
-def run_stacks(stacks: Sequence[Stack], job: Job, workers: int) -> Iterator[Message]:
-    """Train every stack and yield messages as they come; an exception in a stack becomes a message with ``error``."""
+def run_stacks(stacks: Sequence[Stack], job: Job, workers: int, saved: Saved) -> Messages:
+    """Train every stack and yield messages as they come; an exception in a stack becomes a message with ``error``.
+
+    ``saved`` gives a shard's last checkpoint, where its stack goes on from one. Send True to have a checkpoint.
+    """
     workers = min(workers, len(stacks))
     if workers <= 1:
-        yield from _here(stacks, job)
+        yield from _here(stacks, job, saved)
     elif job.device != "cpu":
-        yield from _in_threads(stacks, job, workers)
+        yield from _in_threads(stacks, job, workers, saved)
     else:
-        yield from _in_workers(stacks, job, workers)
+        yield from _in_workers(stacks, job, workers, saved)
 
 
-def _here(stacks: Sequence[Stack], job: Job) -> Iterator[Message]:
+def _begun(stack: Stack, saved: Saved) -> list[Arrays]:
+    return [] if stack.epoch is None else [saved(shard) for shard in stack.shards]
+
+
+def _here(stacks: Sequence[Stack], job: Job, saved: Saved) -> Messages:
     with one_thread():
         for index, stack in enumerate(stacks):
-            yield from _train_stack(index, stack, job)
+            wanted = Wanted()
+            for message in _train_stack(index, stack, _begun(stack, saved), job, wanted.take):
+                wanted.asked |= bool((yield message))
 
 
-def _in_threads(stacks: Sequence[Stack], job: Job, threads: int) -> Iterator[Message]:
+class Wanted:
+    """Whether somebody in this process has asked for a checkpoint."""
+
+    asked = False
+
+    def take(self) -> bool:
+        """Whether that is so; it then has been heard."""
+        asked, self.asked = self.asked, False
+        return asked
+
+
+def _in_threads(stacks: Sequence[Stack], job: Job, threads: int, saved: Saved) -> Messages:
     """Train on a device from several threads: while one stack is evaluated and written, it computes the other.
 
     On CUDA each thread has a stream, a queue of work, of its own.
@@ -157,13 +197,15 @@ def _in_threads(stacks: Sequence[Stack], job: Job, threads: int) -> Iterator[Mes
     waiting = deque(enumerate(stacks))
     messages: SimpleQueue[Message | None] = SimpleQueue()  # None: a thread has ended
     ended = threading.Event()
+    wanted = [Wanted() for _ in stacks]
     why: list[str] = []
 
     def work() -> None:
         try:
             with _queue_of_work(job.device):
                 while not ended.is_set():
-                    for message in _train_stack(*waiting.popleft(), job):
+                    index, stack = waiting.popleft()
+                    for message in _train_stack(index, stack, _begun(stack, saved), job, wanted[index].take):
                         messages.put(message)
                         if ended.is_set():
                             return
@@ -180,7 +222,8 @@ def _in_threads(stacks: Sequence[Stack], job: Job, threads: int) -> Iterator[Mes
             for thread in running:
                 thread.start()
             for _ in running:
-                yield from iter(messages.get, None)
+                while message := messages.get():
+                    wanted[message.stack].asked |= bool((yield message))
         for index, stack in waiting:
             yield _lost(index, stack, why[0])
     finally:
@@ -197,13 +240,23 @@ def _queue_of_work(device: str) -> AbstractContextManager[Any]:
     return stream
 
 
-def _train_stack(index: int, stack: Stack, job: Job) -> Iterator[Message]:
-    """Train a stack, or where it does not fit into memory its halves by whole shards, one after the other."""
+def _train_stack(
+    index: int, stack: Stack, begun: Sequence[Arrays], job: Job, wanted: Callable[[], bool]
+) -> Iterator[Message]:
+    """Train a stack, or where it does not fit into memory its halves by whole shards, one after the other.
+
+    ``begun``: the checkpoints of its shards; ``wanted`` says after an epoch whether one is to be sent.
+    """
+    last: dict[int, tuple[int, Arrays]] = {}  # place of a shard → epoch and arrays to go on from
+    if stack.epoch is not None:
+        last = {place: (stack.epoch, arrays) for place, arrays in enumerate(begun)}
     parts = [tuple(range(len(stack.shards)))]
     while parts:
         part = parts.pop(0)
         try:
-            for message in _train_part(index, stack, part, job):
+            for message in _train_part(index, stack, part, last, job, wanted):
+                if message.arrays is not None:
+                    last |= {place: (message.epoch, a) for place, a in zip(part, message.arrays, strict=True)}
                 yield message._replace(done=message.outcomes is not None and not parts)
         except Exception as error:
             if not (_is_out_of_memory(error) and len(part) > 1):
@@ -224,43 +277,54 @@ def _give_memory_back(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def _train_part(index: int, stack: Stack, part: Sequence[int], job: Job) -> Iterator[Message]:
-    """Train some shards of a stack."""
-    here = Stack(stack.structure, tuple(stack.shards[place] for place in part))
+def _train_part(
+    index: int,
+    stack: Stack,
+    part: Sequence[int],
+    last: Mapping[int, tuple[int, Arrays]],
+    job: Job,
+    wanted: Callable[[], bool],
+) -> Iterator[Message]:
+    """Train some shards of a stack, which have all come to the same epoch."""
+    epoch_of = {last[place][0] if place in last else None for place in part}
+    here = Stack(stack.structure, tuple(stack.shards[place] for place in part), epoch_of.pop())
+    saved = [last[place][1] for place in part if place in last]
     shard_of_run = [place for place, shard in enumerate(here.shards) for _ in shard.runs]
     ids, others = [run.id for run in here.runs], len(stack.runs) - len(here.runs)
-    began = last = time.perf_counter()
+    began = sent = time.perf_counter()
     dataset = job.datasets[stack.structure.data]
     exact = is_exact(here, dataset) if index == 0 and job.device == "cpu" else None
     waiting: list[dict[str, str]] = [{} for _ in part]
-    for epoch in train(here, dataset, job.device, job.options):
+    for epoch in train(here, dataset, job.device, job.options, saved=saved):
         if epoch.records:
             for held, rows in zip(waiting, encode(epoch, ids, shard_of_run, job.tables), strict=True):
                 for table, text in rows.items():
                     held[table] = held.get(table, "") + text
         now = time.perf_counter()
-        if epoch.outcomes is not None or now - last > MESSAGE_EVERY:
-            last = now
+        asked = wanted()
+        if epoch.outcomes is not None or asked or now - sent > MESSAGE_EVERY:
+            sent = now
             alive = sum(epoch.alive) + others
             message = Message(index, epoch.number, waiting, epoch.loss, alive, shards=part, exact=exact)
-            yield message if epoch.outcomes is None else _finish(message, here, epoch, job, now - began)
+            if epoch.outcomes is not None or asked:
+                message = _with_arrays(message, here, epoch, job)._replace(seconds=now - began)
+            yield message
             waiting = [{} for _ in part]
 
 
-def _finish(message: Message, stack: Stack, epoch: Epoch, job: Job, seconds: float) -> Message:
-    """Add outcomes and arrays, shard by shard."""
-    assert epoch.outcomes is not None
-    arrays, outcomes, start = epoch.arrays(), [], 0
-    per_shard = []
-    for shard in stack.shards:
-        here = slice(start, start + len(shard.runs))
-        outcomes.append([outcome_values(outcome, job.tables["curves"]) for outcome in epoch.outcomes[here]])
-        per_shard.append({name: array[here] for name, array in arrays.items()})
-        start += len(shard.runs)
-    return message._replace(outcomes=outcomes, arrays=per_shard, seconds=seconds)
+def _with_arrays(message: Message, stack: Stack, epoch: Epoch, job: Job) -> Message:
+    """Add a checkpoint, shard by shard; or outcomes and the arrays of the end."""
+    arrays = epoch.checkpoint() if epoch.outcomes is None else epoch.arrays()
+    starts = itertools.accumulate((len(shard.runs) for shard in stack.shards), initial=0)
+    places = [slice(start, stop) for start, stop in pairwise(starts)]
+    per_shard = [{name: array[here] for name, array in arrays.items()} for here in places]
+    if epoch.outcomes is None:
+        return message._replace(arrays=per_shard)
+    values = [outcome_values(outcome, job.tables["curves"]) for outcome in epoch.outcomes]
+    return message._replace(arrays=per_shard, outcomes=[values[here] for here in places])
 
 
-def _in_workers(stacks: Sequence[Stack], job: Job, workers: int) -> Iterator[Message]:
+def _in_workers(stacks: Sequence[Stack], job: Job, workers: int, saved: Saved) -> Messages:
     pipes: dict[Connection, BaseProcess] = {}
     waiting = list(enumerate(stacks))
     shared = Shared(job)
@@ -276,11 +340,11 @@ def _in_workers(stacks: Sequence[Stack], job: Job, workers: int) -> Iterator[Mes
         shared.close()
         busy: dict[Connection, int] = {}
         for pipe in pipes:
-            _deal(pipe, waiting, busy)
+            _deal(pipe, waiting, busy, saved)
         while busy:
             for ready in wait(list(busy)):
                 assert isinstance(ready, Connection)
-                yield from _receive(ready, stacks, waiting, busy)
+                yield from _receive(ready, stacks, waiting, busy, saved)
         for index, stack in waiting:
             yield _lost(index, stack, "no worker process is left")
     finally:
@@ -294,13 +358,13 @@ def _in_workers(stacks: Sequence[Stack], job: Job, workers: int) -> Iterator[Mes
                 process.terminate()
 
 
-def _deal(pipe: Connection, waiting: list[tuple[int, Stack]], busy: dict[Connection, int]) -> None:
+def _deal(pipe: Connection, waiting: list[tuple[int, Stack]], busy: dict[Connection, int], saved: Saved) -> None:
     """Give an idle worker the next stack, if there is one."""
     busy.pop(pipe, None)
     if waiting:
         index, stack = waiting[0]
         with suppress(OSError):  # else the worker is gone, and the stack waits for another
-            pipe.send((index, stack))
+            pipe.send((index, stack, _begun(stack, saved)))
             busy[pipe] = index
             del waiting[0]
 
@@ -316,24 +380,37 @@ def _lost(index: int, stack: Stack, why: str) -> Message:
 
 
 def _receive(
-    pipe: Connection, stacks: Sequence[Stack], waiting: list[tuple[int, Stack]], busy: dict[Connection, int]
-) -> Iterator[Message]:
+    pipe: Connection,
+    stacks: Sequence[Stack],
+    waiting: list[tuple[int, Stack]],
+    busy: dict[Connection, int],
+    saved: Saved,
+) -> Messages:
     try:
         message = pipe.recv()
     except (EOFError, OSError):
         index = busy.pop(pipe)
         yield _lost(index, stacks[index], "the worker process ended (out of memory, or killed)")
         return
-    yield message
+    asked = yield message
     if message.done:
-        _deal(pipe, waiting, busy)
+        _deal(pipe, waiting, busy, saved)
+    elif asked:
+        with suppress(OSError):
+            pipe.send(ASK)
 
 
 def _work(pipe: Connection) -> None:
     """A worker's life: train the stacks that come through the pipe until it closes."""
     job = receive(pipe)
     pipe.send(None)
+
+    def wanted() -> bool:
+        return pipe.poll() and pipe.recv() is ASK
+
     while True:
-        index, stack = pipe.recv()
-        for message in _train_stack(index, stack, job):
-            pipe.send(message)
+        task = pipe.recv()
+        if task is not ASK:  # one that came after a stack's end is too late
+            index, stack, begun = task
+            for message in _train_stack(index, stack, begun, job, wanted):
+                pipe.send(message)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,6 +24,7 @@ import numpy as np
 import bnexp
 from bnexp import kernels, source, store
 from bnexp.claim_checks import check_claims
+from bnexp.commits import Commit
 from bnexp.data import Dataset, load_dataset
 from bnexp.errors import DeviceUnavailable, ResultsError, UsageError
 from bnexp.executors import (
@@ -30,6 +32,7 @@ from bnexp.executors import (
     WORKER_SECONDS,
     Job,
     Message,
+    Messages,
     estimated_seconds,
     make_stacks,
     run_stacks,
@@ -38,9 +41,13 @@ from bnexp.layout import LOCK, RUNS, SHARDS, SPEC, setting_columns
 from bnexp.loading import load_spec
 from bnexp.plan import DataShape, Run, Shard, Stack, make_plan, make_runs
 from bnexp.recording import Options
+from bnexp.shard_files import ShardFiles, load_arrays
 from bnexp.spec import DataFields, Spec
 from bnexp.tables import study_tables
 from bnexp.workers import available_cores
+
+COMMIT_EVERY = 2.0  # seconds between commits of a stack, or
+COMMIT_SHARE = 50  # so many times as long as the last one took
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,7 @@ def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bo
         kept = _kept_shards(folder, spec, runs, request, datasets)
         if request.overwrite:
             store.clear(folder)
+        store.tidy_up(folder, kept)
         shards = make_plan(spec, shapes, _keys(kept))
         outline = _outline(spec, folder, device, runs, shards, kept, request)
         study = _Study(outline, datasets, request, observer, kept)
@@ -167,11 +175,13 @@ class _Study:
         datasets: Mapping[DataFields, Dataset],
         request: Request,
         observer: Observer,
-        kept: Mapping[str, Mapping[str, Any]],
+        kept: Mapping[str, Commit],
     ) -> None:
         self.outline, self.datasets, self.request, self.observer = outline, datasets, request, observer
         self.spec, self.folder = outline.spec, outline.folder
-        self.commits: dict[str, Mapping[str, Any]] = dict(kept)
+        self.commits = dict(kept)
+        self.writers: dict[str, ShardFiles] = {}
+        self.next_commit: dict[int, float] = {}  # of a stack, when it is due
         self.tables = study_tables(self.spec, {dataset.task for dataset in datasets.values()})
         self.summary = Summary(outline)
         self.began = time.perf_counter()
@@ -179,51 +189,78 @@ class _Study:
     def is_assembled(self) -> bool:
         """Whether the top CSVs hold every committed shard already."""
         meta = store.read_meta(self.folder) or {}
-        files = [*(f"{name}.csv" for name in self.tables), RUNS]
-        return set(meta.get("committed", ())) == set(self.commits) and all((self.folder / f).exists() for f in files)
+        names = [*(f"{name}.csv" for name in self.tables), RUNS]
+        return meta.get("committed") == self.epochs() and all((self.folder / name).exists() for name in names)
+
+    def epochs(self) -> dict[str, int]:
+        """The committed epoch of each shard, by name."""
+        return {name: commit.epoch for name, commit in sorted(self.commits.items())}
 
     def train(self) -> None:
         """Train the stacks, committing shard by shard; put the top CSVs together, also after an interruption."""
         job = Job(self.datasets, Options.of(self.spec), self.tables, self.outline.device)
         self.observer.begin(self.outline)
+        self.writers = {
+            shard.name: ShardFiles(self.shard_folder(shard), shard, self.tables, self.commits.get(shard.name))
+            for stack in self.outline.stacks
+            for shard in stack.shards
+        }
         try:
-            for stack in self.outline.stacks:
-                for shard in stack.shards:
-                    store.begin_shard(self.folder, shard, self.tables.values())
-            for message in run_stacks(self.outline.stacks, job, self.outline.workers):
-                stack = self.outline.stacks[message.stack]
-                self.keep(stack, message)
-                self.observer.epoch(stack, message)
-                if message.error and self.request.fail_fast:
-                    break
+            with closing(run_stacks(self.outline.stacks, job, self.outline.workers, self.saved)) as messages:
+                message = next(messages, None)
+                while message is not None:
+                    stack = self.outline.stacks[message.stack]
+                    wanted = self.keep(stack, message)
+                    self.observer.epoch(stack, message)
+                    if message.error and self.request.fail_fast:
+                        break
+                    message = _answered(messages, wanted)
         finally:
             self.observer.end()
             self.assemble()
 
-    def keep(self, stack: Stack, message: Message) -> None:
-        """Write what a message brings."""
+    def shard_folder(self, shard: Shard) -> Path:
+        """Where a shard's files lie."""
+        return self.folder / SHARDS / shard.name
+
+    def saved(self, shard: Shard) -> dict[str, np.ndarray[Any, Any]]:
+        """The last checkpoint of a shard that was begun before."""
+        return load_arrays(self.shard_folder(shard), self.commits[shard.name])
+
+    def keep(self, stack: Stack, message: Message) -> bool:
+        """Keep what a message brings, and commit where it brings a checkpoint; whether one of the stack is wanted."""
         if message.exact is not None:
             self.summary.exact_stack = message.exact
         shards = [stack.shards[place] for place in message.shards]
         if message.error:
             self.summary.failures.update(dict.fromkeys((shard.name for shard in shards), message.error))
-        if message.again:
+        if message.error or message.again:
             for shard in shards:
-                store.begin_shard(self.folder, shard, self.tables.values())
+                self.writers[shard.name].drop()
         for shard, rows in zip(shards, message.rows, strict=False):
-            store.append(self.folder, shard, rows)
-        if message.outcomes is not None and message.arrays is not None:
-            provenance = {
-                "device": _device_name(self.outline.device),
-                "torch": version("torch"),
-                "threads": 1,
-                "stack_runs": sum(len(shard.runs) for shard in shards),
-                "seconds": round(message.seconds, 3),
-            }
-            for shard, outcomes, arrays in zip(shards, message.outcomes, message.arrays, strict=True):
-                store.commit(self.folder, shard, self.tables["curves"], outcomes, arrays, provenance)
-                self.commits[shard.name] = {"runs": [{"id": run.id, "key": run.key} for run in shard.runs]}
+            self.writers[shard.name].add(rows)
+        begun = time.monotonic()
+        if message.arrays is not None:
+            self.commit(shards, message)
+            now = time.monotonic()
+            self.next_commit[message.stack] = now + max(COMMIT_EVERY, COMMIT_SHARE * (now - begun))
+        return begun >= self.next_commit.setdefault(message.stack, begun + COMMIT_EVERY)
+
+    def commit(self, shards: Sequence[Shard], message: Message) -> None:
+        """Commit shards with the arrays that a message brings."""
+        assert message.arrays is not None
+        provenance = {
+            **computed_by(self.outline.device),
+            "stack_runs": sum(len(shard.runs) for shard in shards),
+            "seconds": round(message.seconds, 3),
+        }
+        outcomes: Sequence[Sequence[Sequence[str]] | None] = message.outcomes or [None] * len(shards)
+        for shard, values, arrays in zip(shards, outcomes, message.arrays, strict=True):
+            said = self.writers[shard.name].commit(message.epoch, arrays, provenance, values)
+            self.commits[shard.name] = said
+            if said.done:
                 self.summary.trained += len(shard.runs)
+                del self.writers[shard.name]
 
     def write_description(self) -> None:
         """spec.yaml and a meta.json that knows the study; before training, so that an interruption leaves both."""
@@ -276,7 +313,7 @@ class _Study:
                 },
                 "labels": {table.name: [label.name for label in table.labels] for table in self.tables.values()},
                 "runs": [{"id": run.id, "key": run.key} for run in self.outline.runs],
-                "committed": sorted(self.commits) if assembled else list(old.get("committed", ())),
+                "committed": self.epochs() if assembled else old.get("committed", {}),
                 "failures": {name: text.strip().splitlines()[-1] for name, text in self.summary.failures.items()},
             },
         )
@@ -286,8 +323,16 @@ def _shape(dataset: Dataset) -> DataShape:
     return DataShape(dataset.task, len(dataset.train.features), dataset.n_inputs, dataset.n_outputs)
 
 
-def _keys(commits: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    return [[run["key"] for run in commit["runs"]] for commit in commits.values()]
+def _keys(commits: Mapping[str, Commit]) -> list[list[str]]:
+    return [commit.keys for commit in commits.values()]
+
+
+def _answered(messages: Messages, answer: bool) -> Message | None:
+    """The next message, after the last was answered; None if there is none."""
+    try:
+        return messages.send(answer)
+    except StopIteration:
+        return None
 
 
 def _outline(
@@ -296,25 +341,26 @@ def _outline(
     device: str,
     runs: tuple[Run, ...],
     shards: Sequence[Shard],
-    kept: Mapping[str, Mapping[str, Any]],
+    kept: Mapping[str, Commit],
     request: Request,
 ) -> Outline:
     """Join the shards that are left into stacks and decide on workers."""
-    left = [shard for shard in shards if shard.name not in kept]
+    left = [shard for shard in shards if shard.name not in kept or not kept[shard.name].done]
     workers = request.workers or (available_cores() if device == "cpu" else DEVICE_WORKERS if device == "cuda" else 1)
-    stacks = make_stacks(left, workers, _room(device, workers))
+    reached = {name: commit.epoch for name, commit in kept.items()}
+    stacks = make_stacks(left, workers, _room(device, workers), reached)
     seconds = sum(map(estimated_seconds, stacks))
     if request.workers is None and seconds < WORKER_SECONDS:
         workers = 1
     workers = max(1, min(workers, len(stacks)))
-    done = sum(len(commit["runs"]) for commit in kept.values())
+    done = sum(len(commit.ids) for commit in kept.values() if commit.done)
     return Outline(spec, folder, device, workers, runs, done, tuple(stacks), seconds / workers)
 
 
 def _kept_shards(
     folder: Path, spec: Spec, runs: Sequence[Run], request: Request, datasets: Mapping[DataFields, Dataset]
-) -> dict[str, dict[str, Any]]:
-    """Finished shards in the folder that belong to this study; raise ResultsError if the folder holds another."""
+) -> dict[str, Commit]:
+    """The shards in the folder that were begun and belong to this study; raise ResultsError if it holds another."""
     if request.overwrite or not folder.exists():
         return {}
     meta = store.read_meta(folder)
@@ -396,6 +442,12 @@ def _room(device: str, workers: int) -> int | None:
     import torch
 
     return int(0.8 * torch.cuda.mem_get_info()[0] / workers)
+
+
+def computed_by(device: str) -> dict[str, Any]:
+    """What the bits of a run depend on besides the spec: a shard is finished by what began it."""
+    kind = {"device": _device_name(device), "torch": version("torch"), "numpy": np.__version__}
+    return {**kind, "numba": version("numba") if kernels.AVAILABLE else "none", "threads": 1}
 
 
 def _device_name(device: str) -> str:

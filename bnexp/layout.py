@@ -13,7 +13,7 @@ import numpy as np
 
 from bnexp.spec import Spec, leaves
 
-SCHEMA = 1  # of meta.json and commit.json; a larger number is a newer version of bnexp
+SCHEMA = 2  # of meta.json and commit.json; a larger number is a newer version of bnexp
 SPEC, META, RUNS, ITEMS, SHARDS, COMMIT, CHECKPOINT, LOCK = (
     "spec.yaml",
     "meta.json",

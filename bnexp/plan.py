@@ -118,10 +118,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Stack:
-    """One or more whole shards of one structure, trained in lockstep as one tensor program."""
+    """One or more whole shards of one structure, trained in lockstep as one tensor program, from after ``epoch`` on."""
 
     structure: Structure
     shards: tuple[Shard, ...]
+    epoch: int | None = None  # the last that is committed; None: not even the initialisation
 
     @property
     def runs(self) -> tuple[Run, ...]:

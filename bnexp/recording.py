@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bnexp.arrays import Array, as_tensors, library, on_cpu, quiet
+from bnexp.arrays import Array, as_tensors, library, on_cpu, put, quiet
 from bnexp.batches import Rows
 from bnexp.evaluation import evaluate, population_statistics, probe_rows
 from bnexp.measures import MEASURES, LastStep, Measure, NextStep, Reading, Record
@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
 class Epoch(NamedTuple):
     """What one epoch gave: records for the tables, the number of runs alive, and after the last epoch the outcomes.
 
-    ``arrays()`` copies everything that the run's end, or its continuation, needs.
+    ``arrays()`` copies everything that the run's end needs, and ``checkpoint()`` what its continuation needs.
     """
 
     number: int
@@ -43,6 +43,7 @@ class Epoch(NamedTuple):
     loss: float  # mean training loss of the runs that are finite, for the progress line
     outcomes: Sequence[Outcome] | None
     arrays: Callable[[], dict[str, np.ndarray[Any, Any]]]
+    checkpoint: Callable[[], dict[str, np.ndarray[Any, Any]]]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class State(NamedTuple):
     """A stack between two epochs. ``last`` and ``means`` (the minibatches') are None at epoch 0."""
 
     parameters: Parameters
+    optimizer: Parameters
     running: list[Statistics]
     last: LastStep | None
     means: Mapping[str, Array] | None
@@ -160,13 +162,21 @@ class Recorder:
         loss = on_cpu(state.means["train_loss"]) if state.means else np.full(1, math.nan)
         finite = loss[np.isfinite(loss)]
         shown = float(finite.mean()) if len(finite) else math.nan
-        return Epoch(epoch, records, alive, shown, outcomes, lambda: self.arrays(state))
+        return Epoch(epoch, records, alive, shown, outcomes, lambda: self.arrays(state), lambda: self.checkpoint(state))
 
     def last(self, state: State) -> Epoch:
         """The end of a stack in which every run has diverged before the last epoch."""
         alive = [False] * len(self.runs)
         outcomes = self.outcomes({}, state)
-        return Epoch(self.structure.epochs, [], alive, math.nan, outcomes, lambda: self.arrays(state))
+        return Epoch(
+            self.structure.epochs,
+            [],
+            alive,
+            math.nan,
+            outcomes,
+            lambda: self.arrays(state),
+            lambda: self.checkpoint(state),
+        )
 
     def _curves(self, epoch: int, state: State, present: Sequence[bool], records: list[Record]) -> Mapping[str, Array]:
         """Evaluate if it is due, or if a run has just diverged; add the row and return its columns."""
@@ -221,15 +231,56 @@ class Recorder:
             )
         return found
 
+    def checkpoint(self, state: State) -> dict[str, np.ndarray[Any, Any]]:
+        """Copies of all that a stack needs to go on after this epoch, run axis first: ``restore`` puts them back."""
+        found = trained_arrays(state)
+        found |= {f"optimizer.{name}": on_cpu(array).copy() for name, array in state.optimizer.items() if array.ndim}
+        for measure, kept in self.memory.items():
+            found |= {f"memory.{measure}.{name}": on_cpu(array).copy() for name, array in kept.items()}
+        found["diverged"] = np.array([-1 if at is None else at for at in state.diverged], np.int64)
+        return found
+
+    def restore(
+        self, saved: Sequence[Mapping[str, np.ndarray[Any, Any]]], state: State, epoch: int
+    ) -> list[int | None]:
+        """Put back what ``checkpoint`` copied after an epoch, one mapping a shard; the runs' epochs of divergence."""
+        places = dict(state.parameters)
+        places |= {f"optimizer.{name}": array for name, array in state.optimizer.items() if array.ndim}
+        for layer, statistics in enumerate(state.running, start=1):
+            places[f"running_mean{layer}"], places[f"running_variance{layer}"] = statistics
+        first, kept, diverged = 0, [], []
+        for arrays in saved:
+            here = slice(first, first + len(arrays["diverged"]))
+            # What a shard's own stack did not have, a γ that none of its runs learns, stays as it starts.
+            for name, place in places.items():
+                if name in arrays:
+                    place[here] = put(arrays[name], self.rows.device)
+            kept.append({name: array for name, array in arrays.items() if name.startswith("memory.")})
+            diverged += [None if at < 0 else int(at) for at in arrays["diverged"]]
+            first = here.stop
+        if "t" in state.optimizer:  # Adam's count of steps, which all runs share
+            state.optimizer["t"][...] = epoch * self.structure.steps_per_epoch
+        for name in kept[0]:
+            _, measure, key = name.split(".", 2)
+            whole = put(np.concatenate([part[name] for part in kept]), self.rows.device)
+            self.memory[measure][key] = whole if MEASURES[measure].by_arrays else as_tensors(whole)
+        return diverged
+
     def arrays(self, state: State) -> dict[str, np.ndarray[Any, Any]]:
         """Copies of weights, running statistics and final test predictions, run axis first."""
-        found = {name: on_cpu(array).copy() for name, array in state.parameters.items()}
-        for layer, statistics in enumerate(state.running, start=1):
-            found[f"running_mean{layer}"] = on_cpu(statistics.mean).copy()
-            found[f"running_variance{layer}"] = on_cpu(statistics.variance).copy()
+        found = trained_arrays(state)
         if self.predictions is not None and self.structure.shape.task == "classification":
             found["test_correct"] = on_cpu(self.predictions == self.rows.test[1])
         return found
+
+
+def trained_arrays(state: State) -> dict[str, np.ndarray[Any, Any]]:
+    """Copies of the weights and running statistics, run axis first."""
+    found = {name: on_cpu(array).copy() for name, array in state.parameters.items()}
+    for layer, statistics in enumerate(state.running, start=1):
+        found[f"running_mean{layer}"] = on_cpu(statistics.mean).copy()
+        found[f"running_variance{layer}"] = on_cpu(statistics.variance).copy()
+    return found
 
 
 UNEXPLAINED_AT_MOST = 0.9  # regression: a run has learned if it explains a tenth of the variance

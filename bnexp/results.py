@@ -8,19 +8,19 @@ be read at any time. Settings come from ``spec.yaml``; a CSV only adds outcomes.
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from pandas import DataFrame, Series
 
+from bnexp.commits import Commit, check_schema, read_commit, read_json, run_ids
 from bnexp.errors import DamagedResults, ResultsError, SpecError
-from bnexp.layout import COMMIT, META, OUTCOMES, RUNS, SCHEMA, SHARDS, SPEC, STATUSES, setting_columns
+from bnexp.layout import COMMIT, META, OUTCOMES, RUNS, SHARDS, SPEC, STATUSES, setting_columns
 from bnexp.loading import load_spec
 from bnexp.plan import count_steps, run_id
 from bnexp.spec import Setting, Spec, leaves, show
@@ -35,12 +35,15 @@ _R2 = re.compile(r"((?:train|fit|val|test)_)r2((?:_\w+)?)")
 class Part:
     """A folder that holds CSVs; ``ids`` maps each run id written there to the run id of the plan.
 
-    ``whole``: its runs.csv must have a row for each of them, as that of a committed shard does.
+    ``whole``: its runs.csv must have a row for each of them, as that of a finished shard does. Where it is not
+    ``done`` there is no runs.csv yet. ``lengths``: how much of each CSV is committed; what is not named, all.
     """
 
     folder: Path
     ids: Mapping[str, str]
     whole: bool
+    done: bool = True
+    lengths: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +146,8 @@ def _found() -> list[Path]:
 
 def _load(folder: Path) -> Results:
     _check_is_results(folder)
-    meta = _read_json(folder / META)
-    _check_schema(folder, meta)
+    meta = read_json(folder / META)
+    check_schema(folder / META, meta)
     spec = _read_spec(folder)
     planned = planned_runs(spec)
     order = _plan_order(folder, meta, planned)
@@ -166,27 +169,6 @@ def _check_is_results(folder: Path) -> None:
     raise ResultsError(f"{folder}: not a results folder, it has no {SPEC}; {hint}")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DamagedResults(f"{path}: missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedResults(f"{path}: cannot be read: {error}") from None
-    if not isinstance(data, dict):
-        raise DamagedResults(f"{path}: not a JSON object")
-    return data
-
-
-def _check_schema(folder: Path, meta: Mapping[str, Any]) -> None:
-    schema = meta.get("schema")
-    if not isinstance(schema, int) or isinstance(schema, bool):
-        raise DamagedResults(f"{folder / META}: no schema number")
-    if schema > SCHEMA:
-        message = f"written by a newer bnexp (schema {schema}; this version reads up to {SCHEMA}); upgrade bnexp"
-        raise DamagedResults(f"{folder}: {message}")
-
-
 def _read_spec(folder: Path) -> Spec:
     try:
         return load_spec(folder / SPEC)
@@ -194,23 +176,9 @@ def _read_spec(folder: Path) -> Spec:
         raise DamagedResults(f"{folder / SPEC}: cannot be read:\n{error}") from None
 
 
-def _ids(path: Path, data: Mapping[str, Any]) -> dict[str, str]:
-    """Stable key -> readable id, from the ``runs`` of meta.json or commit.json, in their order."""
-    runs = data.get("runs")
-    valid = isinstance(runs, list) and all(
-        isinstance(run, dict) and isinstance(run.get("id"), str) and isinstance(run.get("key"), str) for run in runs
-    )
-    if not valid:
-        raise DamagedResults(f"{path}: runs is not a list of ids and keys")
-    found = {run["key"]: run["id"] for run in cast(list[dict[str, str]], runs)}
-    if len(found) != len(cast(list[Any], runs)) or len(set(found.values())) != len(found):
-        raise DamagedResults(f"{path}: the same run stands there twice")
-    return found
-
-
 def _plan_order(folder: Path, meta: Mapping[str, Any], planned: Mapping[str, object]) -> dict[str, str]:
     """Stable key -> readable id in plan order; what meta.json lists must be what spec.yaml says."""
-    order = _ids(folder / META, meta)
+    order = run_ids(folder / META, meta)
     odd = sorted(set(order.values()) ^ set(planned))
     if odd:
         raise DamagedResults(f"{folder / META}: does not list the runs of {SPEC}; run {odd[0]} is in one of them only")
@@ -220,16 +188,19 @@ def _plan_order(folder: Path, meta: Mapping[str, Any], planned: Mapping[str, obj
 def _parts(folder: Path, meta: Mapping[str, Any], order: Mapping[str, str]) -> tuple[Part, ...]:
     """Where the rows lie: the folder itself, or its committed shards in plan order."""
     top = Part(folder, {name: name for name in order.values()}, whole=False)
-    recorded = meta.get("committed", [])
-    if not isinstance(recorded, list):
-        raise DamagedResults(f"{folder / META}: committed is not a list")
+    recorded = meta.get("committed", {})
+    if isinstance(recorded, list):  # schema 1
+        recorded = {str(name): 0 for name in recorded}
+    if not isinstance(recorded, dict):
+        raise DamagedResults(f"{folder / META}: committed does not say which epoch of each shard there is")
     if not (folder / SHARDS).is_dir():
         waiting = not recorded and not (folder / RUNS).exists()  # training is about to begin
         return () if waiting else (top,)
-    shards = sorted(path.parent for path in (folder / SHARDS).glob(f"*/{COMMIT}"))
-    if shards and sorted(map(str, recorded)) == [shard.name for shard in shards] and _is_current(top):
+    commits = {path.parent: read_commit(path) for path in sorted((folder / SHARDS).glob(f"*/{COMMIT}"))}
+    now = {shard.name: commit.epoch for shard, commit in commits.items()}
+    if commits and recorded == now and _is_current(top):
         return (top,)
-    parts = [_shard(shard, order) for shard in shards]
+    parts = [_shard(shard, commit, order) for shard, commit in commits.items()]
     position = {name: index for index, name in enumerate(order.values())}
     return tuple(sorted(parts, key=lambda part: min((position[i] for i in part.ids.values()), default=0)))
 
@@ -240,34 +211,30 @@ def _is_current(top: Part) -> bool:
     return set(frame["run"]) <= set(top.ids)
 
 
-def _shard(folder: Path, order: Mapping[str, str]) -> Part:
-    path = folder / COMMIT
-    commit = _read_json(path)
-    _check_lengths(path, commit.get("files", {}))
-    ids = _ids(path, commit)
-    for key, name in ids.items():
-        if key not in order:
-            raise DamagedResults(f"{path}: holds run {name}, which is not in the plan")
-    return Part(folder, {name: order[key] for key, name in ids.items()}, whole=True)
-
-
-def _check_lengths(commit: Path, files: object) -> None:
-    """A committed CSV is as long as commit.json says; one that was cut off at a line's end shows nowhere else."""
-    if not isinstance(files, dict):
-        raise DamagedResults(f"{commit}: files is not a list of lengths")
-    for name, length in files.items():
-        file = commit.parent / Path(name).name
-        if file.suffix == ".csv" and (not file.is_file() or file.stat().st_size != length):
+def _shard(folder: Path, commit: Commit, order: Mapping[str, str]) -> Part:
+    for name, said in commit.files.items():
+        file = folder / name
+        length = file.stat().st_size if file.is_file() else -1
+        # A shard in training may have rows beyond its commit; one that was cut off at a line's end shows nowhere else.
+        if file.suffix == ".csv" and (length < said.length or (commit.done and length != said.length)):
             raise DamagedResults(f"{file}: missing, or not as long as when it was committed")
+    for key, name in commit.ids.items():
+        if key not in order:
+            raise DamagedResults(f"{folder / COMMIT}: holds run {name}, which is not in the plan")
+    lengths = {name: said.length for name, said in commit.files.items()}
+    return Part(folder, {name: order[key] for key, name in commit.ids.items()}, True, commit.done, lengths)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _read_csv(path: Path, required: Sequence[str]) -> DataFrame:
-    """Read a CSV as bnexp writes it: empty and ``nan`` are NaN in columns of numbers, text stays as it is written."""
+def _read_csv(path: Path, required: Sequence[str], length: int | None = None) -> DataFrame:
+    """Read a CSV as bnexp writes it: empty and ``nan`` are NaN in columns of numbers, text stays as it is written.
+
+    ``length``: only so many bytes are read.
+    """
     try:
-        raw = path.read_bytes()
+        raw = path.read_bytes()[:length]
         if not raw.endswith(b"\n"):
             raise ValueError("its last line is cut off")
         frame = pd.read_csv(io.BytesIO(raw), keep_default_na=False, na_values=["", "nan"], low_memory=False)
@@ -309,7 +276,7 @@ def _read_table(parts: Sequence[Part], name: str, order: Sequence[str]) -> DataF
         if name in _WITHOUT_RUNS:
             frames.append(_read_csv(path, ()))
         else:
-            frames.append(_named_by_plan(_read_csv(path, ("run", "epoch")), part, path))
+            frames.append(_named_by_plan(_read_csv(path, ("run", "epoch"), part.lengths.get(path.name)), part, path))
     if not frames:
         return None
     joined = _concatenated(frames)
@@ -332,6 +299,8 @@ def _concatenated(frames: Sequence[DataFrame]) -> DataFrame:
 def _read_outcomes(part: Part) -> DataFrame:
     """The outcome columns of one runs.csv, checked, with the plan's run ids."""
     path = part.folder / RUNS
+    if not part.done:
+        return DataFrame({"run": list(part.ids.values()), "status": "running"}).reindex(columns=["run", *OUTCOMES])
     frame = _named_by_plan(_read_csv(path, ("run", *OUTCOMES)), part, path)
     if frame["run"].duplicated().any():
         raise DamagedResults(f"{path}: run {frame['run'][frame['run'].duplicated()].iloc[0]} stands there twice")

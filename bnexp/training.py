@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,12 @@ def train(
     device: str,
     options: Options,
     dtype: str = "float32",
+    saved: Sequence[Mapping[str, np.ndarray[Any, Any]]] = (),
 ) -> Iterator[Epoch]:
-    """Train a stack and yield an Epoch for the initialisation (number 0) and after every epoch."""
+    """Train a stack and yield an Epoch for the initialisation (number 0) and after every epoch.
+
+    ``saved``: the checkpoint of each shard after ``stack.epoch``, if the stack goes on from there.
+    """
     structure, runs = stack.structure, stack.runs
     rows = Rows(structure, runs, dataset, dtype, device)
     start = initialize(structure, runs, dtype)
@@ -64,7 +68,11 @@ def train(
     last: LastStep | None = None
     minibatches: _Sums | None = None
 
-    for epoch in range(structure.epochs + 1):
+    first = 0
+    if stack.epoch is not None:
+        begun = State(parameters, state, running, None, None, diverged, identities)
+        diverged, first = recorder.restore(saved, begun, stack.epoch), stack.epoch + 1
+    for epoch in range(first, structure.epochs + 1):
         if epoch > 0:
             rates = put(learning_rates(runs, structure, epoch, dtype), device)
             minibatches = _Sums(structure)
@@ -104,7 +112,7 @@ def train(
                 for one in running:  # whether or not its neighbours go on
                     one.mean[index], one.variance[index] = math.nan, math.nan
         means = minibatches.means() if minibatches else None
-        now = State(parameters, running, last, means, diverged, identities)
+        now = State(parameters, state, running, last, means, diverged, identities)
         yield recorder.epoch(epoch, now)
         if all(at is not None for at in diverged) and epoch < structure.epochs:
             yield recorder.last(now)

@@ -1,0 +1,107 @@
+"""What meta.json and commit.json say, read with suspicion: for those who go on writing, and for those who only read.
+
+commit.json holds: schema; epoch; done; runs (id and key); files, of each its length and SHA-256; checkpoint, the name
+of one of them; and what computed (device, threads, versions). In schema 1 every shard is done and a file has a length
+alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from bnexp.errors import DamagedResults
+from bnexp.layout import CHECKPOINT, SCHEMA
+
+
+class Content(NamedTuple):
+    """How a committed file begins: so many bytes of this SHA-256 (None: unknown)."""
+
+    length: int
+    sha256: str | None = None
+
+
+class Commit(NamedTuple):
+    """A shard's last commit: up to which epoch, whether it is done, key → id of its runs, its files."""
+
+    epoch: int
+    done: bool
+    ids: Mapping[str, str]
+    files: Mapping[str, Content]
+    checkpoint: str
+    said: Mapping[str, Any]
+
+    @property
+    def keys(self) -> list[str]:
+        """The runs' keys, in their order."""
+        return list(self.ids)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raise DamagedResults if the file holds none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DamagedResults(f"{path}: missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedResults(f"{path}: cannot be read: {error}") from None
+    if not isinstance(data, dict):
+        raise DamagedResults(f"{path}: not a JSON object")
+    return data
+
+
+def check_schema(path: Path, data: Mapping[str, Any]) -> int:
+    """The schema number of a JSON file; raise DamagedResults if this version cannot read it."""
+    schema = data.get("schema")
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+        raise DamagedResults(f"{path}: no schema number")
+    if schema > SCHEMA:
+        message = f"written by a newer bnexp (schema {schema}; this version reads up to {SCHEMA}); upgrade bnexp"
+        raise DamagedResults(f"{path}: {message}")
+    return schema
+
+
+def run_ids(path: Path, data: Mapping[str, Any]) -> dict[str, str]:
+    """Stable key → readable id, from the ``runs`` of a JSON file, in their order."""
+    runs = data.get("runs")
+    valid = isinstance(runs, list) and all(
+        isinstance(run, dict) and isinstance(run.get("id"), str) and isinstance(run.get("key"), str) for run in runs
+    )
+    if not valid:
+        raise DamagedResults(f"{path}: runs is not a list of ids and keys")
+    found = {run["key"]: run["id"] for run in cast(list[dict[str, str]], runs)}
+    if len(found) != len(cast(list[Any], runs)) or len(set(found.values())) != len(found):
+        raise DamagedResults(f"{path}: the same run stands there twice")
+    return found
+
+
+def read_commit(path: Path) -> Commit:
+    """A shard's commit.json; raise DamagedResults if it does not say what it must."""
+    data = read_json(path)
+    schema = check_schema(path, data)
+    ids = run_ids(path, data)
+    files = _files(path, data)
+    if schema == 1:
+        return Commit(0, True, ids, files, CHECKPOINT, data)
+    epoch, done, checkpoint = data.get("epoch"), data.get("done"), data.get("checkpoint")
+    if not (isinstance(epoch, int) and epoch >= 0 and isinstance(done, bool) and checkpoint in files):
+        raise DamagedResults(f"{path}: does not say which epoch it is of, whether that is the last, and its checkpoint")
+    return Commit(epoch, done, ids, files, str(checkpoint), data)
+
+
+def _files(path: Path, data: Mapping[str, Any]) -> dict[str, Content]:
+    said = data.get("files", {})
+    if not isinstance(said, dict):
+        raise DamagedResults(f"{path}: files is not a list of lengths")
+    found = {}
+    for name, content in said.items():
+        parts = content if isinstance(content, dict) else {"length": content}
+        length, checksum = parts.get("length"), parts.get("sha256")
+        sound = isinstance(length, int) and length >= 0 and (checksum is None or isinstance(checksum, str))
+        if not (sound and re.fullmatch(r"[\w-]+\.(csv|npz)", name)):
+            raise DamagedResults(f"{path}: what it says of {name!r} is not a file's length and checksum")
+        found[name] = Content(cast(int, length), checksum)
+    return found
