@@ -43,10 +43,6 @@ EXIT_CODES: dict[type[errors.BnexpError], int] = {
 }
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
 def exits(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command its exit codes: an expected error is one message, not a traceback."""
 
@@ -65,10 +61,10 @@ def exits(command: Callable[..., None]) -> Callable[..., None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except KeyboardInterrupt:
-            print_error("interrupted; finished shards are kept, the same command goes on from there")
+            print_error("interrupted; what is committed is kept, the same command goes on from there")
             raise typer.Exit(130) from None
-        except _Terminated:
-            print_error("terminated; finished shards are kept, the same command goes on from there")
+        except errors.Terminated:
+            print_error("terminated; what is committed is kept, the same command goes on from there")
             raise typer.Exit(143) from None
 
     return wrapped
@@ -109,6 +105,9 @@ def train(
         bool, typer.Option("--extend", help="Add the runs that are new; keep the finished ones.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete what the folder holds first.")] = False,
+    restart_unfinished: Annotated[
+        bool, typer.Option("--restart-unfinished", help="Begin shards anew that another machine or version began.")
+    ] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first shard that fails.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
@@ -123,8 +122,8 @@ def train(
 
     if executor != "local":
         raise errors.UsageError(f"--executor {executor}: not in this version; use local")
-    if overwrite and extend:
-        raise errors.UsageError("--extend keeps the folder and --overwrite deletes it: use one of them")
+    if overwrite and (extend or restart_unfinished):
+        raise errors.UsageError("--overwrite deletes the folder and the other option keeps it: use one of them")
     if not dry_run and workers != "1" and device in ("auto", "cpu") and available_cores() > 1:
         warm_up()
     from bnexp import console
@@ -134,7 +133,7 @@ def train(
     from bnexp.experiment import Request, command_line, run_experiment
 
     signal.signal(signal.SIGTERM, _on_sigterm)
-    request = Request(out, device, _workers(workers), extend, overwrite, fail_fast, command_line())
+    request = Request(out, device, _workers(workers), extend, overwrite, restart_unfinished, fail_fast, command_line())
     observer = console.Progress(silent=quiet or dry_run)
     if not (dry_run or quiet):  # the libraries of the comparison load while workers train
         threading.Thread(target=importlib.import_module, args=("bnexp.comparison",), daemon=True).start()
@@ -301,7 +300,7 @@ def _pairs(option: str, text: str) -> dict[str, str]:
 
 
 def _on_sigterm(number: int, frame: Any) -> NoReturn:
-    raise _Terminated
+    raise errors.Terminated
 
 
 def main() -> None:

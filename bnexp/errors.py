@@ -28,6 +28,10 @@ class BnexpError(Exception):
     """Base class: the message says what is wrong, where, and what to do next."""
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived: as KeyboardInterrupt, no error."""
+
+
 class UsageError(BnexpError):
     """The command asks for something that cannot be done as asked."""
 

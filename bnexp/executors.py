@@ -35,6 +35,7 @@ from bnexp.training import is_exact, train
 from bnexp.workers import Shared, one_thread, receive, start_worker
 
 ASK = None  # what is sent to a worker to have a checkpoint
+LOOK_EVERY = 0.2  # seconds after which a coordinator that waits looks whether it should stop
 MESSAGE_EVERY = 0.2  # seconds between messages: each costs the coordinator, which shares the cores with the workers
 STACK_RUNS = 32  # more runs fall out of the cache: measured in tests/benchmarks/LOG.md
 STACK_BYTES = 16 * 2**20  # parameters of a stack, float32
@@ -152,44 +153,50 @@ def _shard_seconds(shard: Shard, epoch: int | None) -> float:
     return steps * (len(shard.runs) * elementwise + products)
 
 
-def run_stacks(stacks: Sequence[Stack], job: Job, workers: int, saved: Saved) -> Messages:
+def run_stacks(
+    stacks: Sequence[Stack], job: Job, workers: int, saved: Saved, stop: Callable[[], bool] = lambda: False
+) -> Messages:
     """Train every stack and yield messages as they come; an exception in a stack becomes a message with ``error``.
 
     ``saved`` gives a shard's last checkpoint, where its stack goes on from one. Send True to have a checkpoint.
+    Once ``stop`` says so, each stack at work ends with a checkpoint after its epoch, and no other begins.
     """
     workers = min(workers, len(stacks))
     if workers <= 1:
-        yield from _here(stacks, job, saved)
+        yield from _here(stacks, job, saved, stop)
     elif job.device != "cpu":
-        yield from _in_threads(stacks, job, workers, saved)
+        yield from _in_threads(stacks, job, workers, saved, stop)
     else:
-        yield from _in_workers(stacks, job, workers, saved)
+        yield from _in_workers(stacks, job, workers, saved, stop)
 
 
 def _begun(stack: Stack, saved: Saved) -> list[Arrays]:
     return [] if stack.epoch is None else [saved(shard) for shard in stack.shards]
 
 
-def _here(stacks: Sequence[Stack], job: Job, saved: Saved) -> Messages:
+def _here(stacks: Sequence[Stack], job: Job, saved: Saved, stop: Callable[[], bool]) -> Messages:
     with one_thread():
         for index, stack in enumerate(stacks):
-            wanted = Wanted()
+            wanted = Wanted(stop)
             for message in _train_stack(index, stack, _begun(stack, saved), job, wanted.take):
                 wanted.asked |= bool((yield message))
+                if stop() and (message.arrays is not None or message.error):
+                    return
 
 
 class Wanted:
-    """Whether somebody in this process has asked for a checkpoint."""
+    """Whether somebody in this process has asked for a checkpoint, or for the end."""
 
-    asked = False
+    def __init__(self, stop: Callable[[], bool]) -> None:
+        self.asked, self.stop = False, stop
 
     def take(self) -> bool:
         """Whether that is so; it then has been heard."""
         asked, self.asked = self.asked, False
-        return asked
+        return asked or self.stop()
 
 
-def _in_threads(stacks: Sequence[Stack], job: Job, threads: int, saved: Saved) -> Messages:
+def _in_threads(stacks: Sequence[Stack], job: Job, threads: int, saved: Saved, stop: Callable[[], bool]) -> Messages:
     """Train on a device from several threads: while one stack is evaluated and written, it computes the other.
 
     On CUDA each thread has a stream, a queue of work, of its own.
@@ -197,17 +204,17 @@ def _in_threads(stacks: Sequence[Stack], job: Job, threads: int, saved: Saved) -
     waiting = deque(enumerate(stacks))
     messages: SimpleQueue[Message | None] = SimpleQueue()  # None: a thread has ended
     ended = threading.Event()
-    wanted = [Wanted() for _ in stacks]
+    wanted = [Wanted(stop) for _ in stacks]
     why: list[str] = []
 
     def work() -> None:
         try:
             with _queue_of_work(job.device):
-                while not ended.is_set():
+                while not (ended.is_set() or stop()):
                     index, stack = waiting.popleft()
                     for message in _train_stack(index, stack, _begun(stack, saved), job, wanted[index].take):
                         messages.put(message)
-                        if ended.is_set():
+                        if ended.is_set() or (stop() and (message.arrays is not None or message.error)):
                             return
         except IndexError:
             pass  # nothing is left
@@ -224,7 +231,7 @@ def _in_threads(stacks: Sequence[Stack], job: Job, threads: int, saved: Saved) -
             for _ in running:
                 while message := messages.get():
                     wanted[message.stack].asked |= bool((yield message))
-        for index, stack in waiting:
+        for index, stack in waiting if why else ():
             yield _lost(index, stack, why[0])
     finally:
         ended.set()
@@ -324,8 +331,9 @@ def _with_arrays(message: Message, stack: Stack, epoch: Epoch, job: Job) -> Mess
     return message._replace(arrays=per_shard, outcomes=[values[here] for here in places])
 
 
-def _in_workers(stacks: Sequence[Stack], job: Job, workers: int, saved: Saved) -> Messages:
+def _in_workers(stacks: Sequence[Stack], job: Job, workers: int, saved: Saved, stop: Callable[[], bool]) -> Messages:
     pipes: dict[Connection, BaseProcess] = {}
+    busy: dict[Connection, int] = {}
     waiting = list(enumerate(stacks))
     shared = Shared(job)
     try:
@@ -338,20 +346,26 @@ def _in_workers(stacks: Sequence[Stack], job: Job, workers: int, saved: Saved) -
         for pipe in pipes:
             _has_received(pipe)
         shared.close()
-        busy: dict[Connection, int] = {}
         for pipe in pipes:
             _deal(pipe, waiting, busy, saved)
+        stopping = False
         while busy:
-            for ready in wait(list(busy)):
+            for ready in wait(list(busy), LOOK_EVERY):
                 assert isinstance(ready, Connection)
-                yield from _receive(ready, stacks, waiting, busy, saved)
-        for index, stack in waiting:
+                yield from _receive(ready, stacks, waiting, busy, saved, stop)
+            if stop() and not stopping:
+                stopping = True
+                for pipe in busy:
+                    with suppress(OSError):
+                        pipe.send(ASK)
+        for index, stack in waiting if not stop() else ():
             yield _lost(index, stack, "no worker process is left")
+        busy.clear()
     finally:
         shared.close()
         for pipe in pipes:
             pipe.close()
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + (0 if busy or stop() else 2)
         for process in pipes.values():
             process.join(max(0, deadline - time.monotonic()))
             if process.is_alive():
@@ -385,6 +399,7 @@ def _receive(
     waiting: list[tuple[int, Stack]],
     busy: dict[Connection, int],
     saved: Saved,
+    stop: Callable[[], bool],
 ) -> Messages:
     try:
         message = pipe.recv()
@@ -393,7 +408,9 @@ def _receive(
         yield _lost(index, stacks[index], "the worker process ended (out of memory, or killed)")
         return
     asked = yield message
-    if message.done:
+    if stop() and (message.arrays is not None or message.error):
+        busy.pop(pipe)
+    elif message.done:
         _deal(pipe, waiting, busy, saved)
     elif asked:
         with suppress(OSError):

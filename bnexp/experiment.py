@@ -26,7 +26,7 @@ from bnexp import kernels, source, store
 from bnexp.claim_checks import check_claims
 from bnexp.commits import Commit
 from bnexp.data import Dataset, load_dataset
-from bnexp.errors import DeviceUnavailable, ResultsError, UsageError
+from bnexp.errors import DeviceUnavailable, ResultsError, StorageError, UsageError
 from bnexp.executors import (
     DEVICE_WORKERS,
     WORKER_SECONDS,
@@ -37,6 +37,7 @@ from bnexp.executors import (
     make_stacks,
     run_stacks,
 )
+from bnexp.interruption import Interruption, held
 from bnexp.layout import LOCK, RUNS, SHARDS, SPEC, setting_columns
 from bnexp.loading import load_spec
 from bnexp.plan import DataShape, Run, Shard, Stack, make_plan, make_runs
@@ -59,6 +60,7 @@ class Request:
     workers: int | None = None
     extend: bool = False
     overwrite: bool = False
+    restart_unfinished: bool = False
     fail_fast: bool = False
     command: str = ""
 
@@ -111,10 +113,10 @@ def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bo
     device = resolve_device(request.device)
     folder = request.out or Path("results") / spec.name
     if dry_run:
-        kept = _kept_shards(folder, spec, runs, request, datasets)
+        kept = _kept_shards(folder, spec, runs, request, datasets, device)
         return Summary(_outline(spec, folder, device, runs, make_plan(spec, shapes, _keys(kept)), kept, request))
     with store.locked(folder):
-        kept = _kept_shards(folder, spec, runs, request, datasets)
+        kept = _kept_shards(folder, spec, runs, request, datasets, device)
         if request.overwrite:
             store.clear(folder)
         store.tidy_up(folder, kept)
@@ -205,19 +207,30 @@ class _Study:
             for stack in self.outline.stacks
             for shard in stack.shards
         }
+        intact = True
         try:
-            with closing(run_stacks(self.outline.stacks, job, self.outline.workers, self.saved)) as messages:
-                message = next(messages, None)
-                while message is not None:
-                    stack = self.outline.stacks[message.stack]
-                    wanted = self.keep(stack, message)
-                    self.observer.epoch(stack, message)
-                    if message.error and self.request.fail_fast:
-                        break
-                    message = _answered(messages, wanted)
+            with Interruption() as stop:
+                self.receive(run_stacks(self.outline.stacks, job, self.outline.workers, self.saved, stop.asked))
+        except StorageError:
+            intact = False  # the disk takes no more, and what is committed is safe
+            raise
         finally:
             self.observer.end()
-            self.assemble()
+            if intact:
+                self.assemble()
+
+    def receive(self, messages: Messages) -> None:
+        """Keep what comes until there is no more."""
+        with closing(messages):
+            message = next(messages, None)
+            while message is not None:
+                stack = self.outline.stacks[message.stack]
+                with held():
+                    wanted = self.keep(stack, message)
+                self.observer.epoch(stack, message)
+                if message.error and self.request.fail_fast:
+                    return
+                message = _answered(messages, wanted)
 
     def shard_folder(self, shard: Shard) -> Path:
         """Where a shard's files lie."""
@@ -358,7 +371,12 @@ def _outline(
 
 
 def _kept_shards(
-    folder: Path, spec: Spec, runs: Sequence[Run], request: Request, datasets: Mapping[DataFields, Dataset]
+    folder: Path,
+    spec: Spec,
+    runs: Sequence[Run],
+    request: Request,
+    datasets: Mapping[DataFields, Dataset],
+    device: str,
 ) -> dict[str, Commit]:
     """The shards in the folder that were begun and belong to this study; raise ResultsError if it holds another."""
     if request.overwrite or not folder.exists():
@@ -380,7 +398,24 @@ def _kept_shards(
                 f"{folder}: data {entry['name']} is not what this study was trained on (checksum differs); "
                 "restore it, or use --out DIR for a new study"
             )
+    if request.restart_unfinished:
+        return {name: commit for name, commit in commits.items() if commit.done}
+    for commit in commits.values():
+        _check_goes_on(folder, commit, device)
     return commits
+
+
+def _check_goes_on(folder: Path, commit: Commit, device: str) -> None:
+    """A shard is finished by the kind of device and the versions that began it; raise UsageError if others are here."""
+    here = computed_by(device)
+    for name, now in {} if commit.done else here.items():
+        before = commit.said.get(name)
+        kinds = [str(value).split(" ")[0] for value in (before, now)]  # cuda (NVIDIA H200): any GPU
+        if kinds[0] != kinds[1]:
+            raise UsageError(
+                f"{folder}: {len(commit.ids)} runs were begun with {name} {before}, here it is {now}; "
+                "go on where they were begun, or let unfinished runs begin anew with --restart-unfinished"
+            )
 
 
 def _check_extension(folder: Path, spec: Spec, runs: Sequence[Run], request: Request, meta: Mapping[str, Any]) -> None:

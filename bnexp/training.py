@@ -24,7 +24,7 @@ from bnexp.gradients import loss_and_gradients
 from bnexp.measures import LastStep, NextStep
 from bnexp.network import Batch, Gradients, Parameters, calibrate, init_ids, initial_running, initialize
 from bnexp.norms import Statistics, update_running
-from bnexp.optimizers import make_knobs, make_optimizer
+from bnexp.optimizers import Knobs, Optimizer, make_knobs, make_optimizer
 from bnexp.plan import Run, Stack, Structure
 from bnexp.recording import Epoch, Options, Recorder, State
 
@@ -56,13 +56,7 @@ def train(
     state = optimizer.init(parameters)
     keep = put(np.array([run.setting.model.statistics_momentum for run in runs], dtype), device)
     differentiate = make_step(parameters, structure, device)
-    descent: Descent | DeviceDescent | DeviceSteps | None = None
-    if can_descend(structure, device):
-        descent = Descent(parameters, state, running, structure, knobs, keep)
-    elif device == "cuda" and can_descend_on_device(structure, len(runs), dtype):
-        descent = DeviceDescent(parameters, state, running, structure, knobs, keep)
-    elif device == "cuda" and structure.noise == "none":
-        descent = DeviceSteps(parameters, optimizer, state, running, structure, knobs, keep, rows)
+    descent = make_descent(parameters, optimizer, state, running, structure, knobs, keep, rows, device)
     recorder = Recorder(structure, runs, rows, options)
     diverged: list[int | None] = [None] * len(runs)
     last: LastStep | None = None
@@ -108,9 +102,7 @@ def train(
                     recorder.after_step(epoch, index, parameters, running)
             finite = all_finite(parameters)
             diverged = [epoch if at is None and not ok else at for at, ok in zip(diverged, finite, strict=True)]
-            for index in (index for index, at in enumerate(diverged) if at is not None):
-                for one in running:  # whether or not its neighbours go on
-                    one.mean[index], one.variance[index] = math.nan, math.nan
+            _poison(running, diverged)
         means = minibatches.means() if minibatches else None
         now = State(parameters, state, running, last, means, diverged, identities)
         yield recorder.epoch(epoch, now)
@@ -119,8 +111,36 @@ def train(
             return
 
 
+def _poison(running: list[Statistics], diverged: Sequence[int | None]) -> None:
+    """Make the running statistics of diverged runs NaN, whether or not their neighbours go on."""
+    for index in (index for index, at in enumerate(diverged) if at is not None):
+        for one in running:
+            one.mean[index], one.variance[index] = math.nan, math.nan
+
+
 def _copies(arrays: Parameters) -> Parameters:
     return {name: copied(array) for name, array in arrays.items()}
+
+
+def make_descent(
+    parameters: Parameters,
+    optimizer: Optimizer,
+    state: Parameters,
+    running: list[Statistics],
+    structure: Structure,
+    knobs: Knobs,
+    keep: Array,
+    rows: Rows,
+    device: str,
+) -> Descent | DeviceDescent | DeviceSteps | None:
+    """What takes many steps of an epoch at once, where there is something for the structure and the device."""
+    if can_descend(structure, device):
+        return Descent(parameters, state, running, structure, knobs, keep)
+    if device == "cuda" and can_descend_on_device(structure, len(keep), rows.dtype):
+        return DeviceDescent(parameters, state, running, structure, knobs, keep)
+    if device == "cuda" and structure.noise == "none":
+        return DeviceSteps(parameters, optimizer, state, running, structure, knobs, keep, rows)
+    return None
 
 
 def make_step(parameters: Parameters, structure: Structure, device: str) -> Callable[[Batch], Gradients]:

@@ -23,8 +23,8 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from bnexp.errors import StorageError
+from bnexp.interruption import SIGNALS, held
 
-HELD = (signal.SIGINT, signal.SIGTERM)
 PRELOADED = ["bnexp.preload"]
 NAMELESS = sys.platform == "linux"  # an open file can be opened by others through /proc
 FORKS = sys.platform == "linux"  # on macOS a fork after its BLAS was loaded may crash
@@ -42,7 +42,7 @@ def warm_up() -> None:
     if FORKS:
         multiprocessing.set_forkserver_preload(PRELOADED)
         try:
-            with _single_threaded(), _signals_held():
+            with _single_threaded(), held():
                 forkserver.ensure_running()
         except OSError:  # no place for its socket: TMPDIR is longer than a socket's path may be, or full
             FORKS = False
@@ -54,7 +54,7 @@ def start_worker(live: Callable[[Connection], None]) -> tuple[Connection, BasePr
     context: Any = multiprocessing.get_context("forkserver" if FORKS else "spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_live, args=(live, theirs), daemon=True)
-    with _single_threaded(), _signals_held():
+    with _single_threaded(), held():
         process.start()
     theirs.close()
     return ours, process
@@ -64,7 +64,7 @@ def _live(live: Callable[[Connection], None], pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGALRM))
     try:
         with one_thread():
             live(pipe)
@@ -152,16 +152,3 @@ def _single_threaded() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back: a process inherits this while it starts, so it cannot die half made."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

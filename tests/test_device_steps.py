@@ -199,8 +199,8 @@ def test_a_stack_that_does_not_fit_is_halved_by_whole_shards(tmp_path, monkeypat
     assert code == 0
     honest, sizes = bnexp.executors.train, []
 
-    def limited(stack, *arguments):
-        for epoch in honest(stack, *arguments):
+    def limited(stack, *arguments, **options):
+        for epoch in honest(stack, *arguments, **options):
             if epoch.number == 2 and len(stack.runs) > fits:  # after some rows were sent
                 raise torch.OutOfMemoryError("CUDA out of memory")
             yield epoch
@@ -218,10 +218,10 @@ def test_a_stack_that_does_not_fit_is_halved_by_whole_shards(tmp_path, monkeypat
 def test_a_shard_that_does_not_fit_fails_alone(tmp_path, monkeypatch):
     honest = bnexp.executors.train
 
-    def limited(stack, *arguments):
+    def limited(stack, *arguments, **options):
         if any(run.seed == 19 for run in stack.runs):
             raise MemoryError
-        yield from honest(stack, *arguments)
+        yield from honest(stack, *arguments, **options)
 
     monkeypatch.setattr(bnexp.executors, "train", limited)
     code, _, out = trained(tmp_path, "failed")

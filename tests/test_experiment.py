@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 
@@ -64,15 +65,18 @@ def finished(tmp_path_factory):
 def test_the_folder_has_the_layout_of_the_contract(finished):
     assert set(csvs(finished)) == {f"{name}.csv" for name in TABLES}
     meta = json.loads((finished / "meta.json").read_text())
-    assert meta["schema"] == 1
+    assert meta["schema"] == 2
     assert meta["exact_stack"] is True
     shards = sorted(path.name for path in (finished / "shards").iterdir())
-    assert meta["committed"] == shards
+    assert meta["committed"] == dict.fromkeys(shards, 3)
     for shard in shards:
         commit = json.loads((finished / "shards" / shard / "commit.json").read_text())
         assert len(commit["runs"]) <= 8
-        for name, size in commit["files"].items():
-            assert (finished / "shards" / shard / name).stat().st_size == size
+        assert commit["done"]
+        assert set(commit["files"]) | {"commit.json"} == {p.name for p in (finished / "shards" / shard).iterdir()}
+        for name, said in commit["files"].items():
+            content = (finished / "shards" / shard / name).read_bytes()
+            assert said == {"length": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     runs = pd.read_csv(finished / "runs.csv")
     expected = (
         "run seed data hidden activation norm placement optimizer lr batch_size epochs status diverged_epoch learned"
@@ -222,10 +226,10 @@ def test_a_disk_that_refuses(tmp_path):
 def test_a_failing_stack_leaves_the_others(tmp_path, monkeypatch):
     honest = bnexp.executors.train
 
-    def fails_for_none(stack, *args):
+    def fails_for_none(stack, *args, **options):
         if not stack.structure.center:
             raise RuntimeError("injected")
-        return honest(stack, *args)
+        return honest(stack, *args, **options)
 
     monkeypatch.setattr(bnexp.executors, "train", fails_for_none)
     summary = run(tmp_path / "small", workers=1)

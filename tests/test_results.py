@@ -77,7 +77,9 @@ def write_shard(path, ids, rename=lambda run: run):
     write_csv(
         path / "curves.csv", ["run", "epoch", "test_loss"], [[rename(r), e, 1 / (1 + e)] for e in (0, 1) for r in ids]
     )
-    (path / "commit.json").write_text(json.dumps({"runs": [{"id": rename(r), "key": key_of(r)} for r in ids]}))
+    (path / "commit.json").write_text(
+        json.dumps({"schema": 1, "runs": [{"id": rename(r), "key": key_of(r)} for r in ids]})
+    )
 
 
 def write_top(folder, ids=None):
@@ -302,7 +304,7 @@ DAMAGES = {
     "meta a list": (lambda folder: (folder / "meta.json").write_text("[]"), "meta.json: not a JSON object"),
     "meta nested": (lambda folder: (folder / "meta.json").write_text("[" * 100_000), "meta.json: cannot be read"),
     "no schema": (damage_meta(schema="1"), "meta.json: no schema"),
-    "newer": (damage_meta(schema=2), "small: written by a newer bnexp"),
+    "newer": (damage_meta(schema=3), "meta.json: written by a newer bnexp"),
     "no runs": (damage_meta(runs=None), "meta.json: runs"),
     "odd runs": (damage_meta(runs=[{"id": 1, "key": "x"}]), "meta.json: runs"),
     "few runs": (damage_meta(runs=[]), "meta.json: does not list the runs"),
@@ -359,21 +361,21 @@ def test_damaged_shards(tmp_path):
     with pytest.raises(DamagedResults, match=r"xa.commit\.json: cannot be read"):
         load_results([folder])
     write_commit = (folder / "shards" / "xa" / "commit.json").write_text
-    write_commit(json.dumps({"runs": [{"id": "x", "key": "unknown"}]}))
+    write_commit(json.dumps({"schema": 1, "runs": [{"id": "x", "key": "unknown"}]}))
     with pytest.raises(DamagedResults, match=r"xa.commit\.json: holds run x"):
         load_results([folder])
-    write_commit(json.dumps({"runs": [{"id": ids[0], "key": key_of(ids[0])}]}))
+    write_commit(json.dumps({"schema": 1, "runs": [{"id": ids[0], "key": key_of(ids[0])}]}))
     with pytest.raises(DamagedResults, match=r"xa.runs\.csv: run .* does not belong"):
         load_results([folder])
-    write_commit(json.dumps({"runs": [{"id": r, "key": key_of(r)} for r in ids[:5]]}))
+    write_commit(json.dumps({"schema": 1, "runs": [{"id": r, "key": key_of(r)} for r in ids[:5]]}))
     with pytest.raises(DamagedResults, match=rf"xa.runs\.csv: no row for run {ids[4]}"):
         load_results([folder])
     runs = [{"id": r, "key": key_of(r)} for r in ids[:4]]
     curves = folder / "shards" / "xa" / "curves.csv"
-    write_commit(json.dumps({"runs": runs, "files": {"curves.csv": curves.stat().st_size + 1}}))
+    write_commit(json.dumps({"schema": 1, "runs": runs, "files": {"curves.csv": curves.stat().st_size + 1}}))
     with pytest.raises(DamagedResults, match=r"xa.curves\.csv: missing, or not as long"):
         load_results([folder])
-    write_commit(json.dumps({"runs": runs, "files": {"curves.csv": curves.stat().st_size}}))
+    write_commit(json.dumps({"schema": 1, "runs": runs, "files": {"curves.csv": curves.stat().st_size}}))
     write_shard(folder / "shards" / "xb", ids[3:5])
     with pytest.raises(DamagedResults, match="in two shards"):
         load_results([folder])

@@ -1,0 +1,75 @@
+"""SIGINT and SIGTERM while a study trains: the first asks for an end after this epoch, the second ends at once.
+
+What does not come to the end of its epoch within three seconds is dropped: the last commit stands. Python runs a
+handler only between two of its own steps, so an epoch in compiled code of this very process (``--workers 1``) is waited
+for.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
+
+from bnexp.errors import Terminated
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 3.0  # seconds that an epoch may still take
+
+
+class Interruption:
+    """A context in which the first signal is remembered instead of raised. It does nothing outside the main thread."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def asked(self) -> bool:
+        """Whether a signal has come."""
+        return self.signal is not None
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._first) for number in SIGNALS}
+            if hasattr(signal, "SIGALRM"):
+                self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._again)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before and hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if error is None and self.signal is not None:
+            self._raise()
+
+    def _first(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None or not hasattr(signal, "setitimer"):
+            self.signal = number
+            self._raise()
+        self.signal = number
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+
+    def _again(self, number: int, frame: FrameType | None) -> None:
+        self._raise()
+
+    def _raise(self) -> NoReturn:
+        raise Terminated if self.signal == signal.SIGTERM else KeyboardInterrupt
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Hold signals back until the end: what is written here is written whole, and a process starts whole."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGALRM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
