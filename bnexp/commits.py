@@ -7,6 +7,7 @@ alone.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from typing import Any, NamedTuple, cast
 
 from bnexp.errors import DamagedResults
 from bnexp.layout import CHECKPOINT, SCHEMA
+
+CHECKSUM = "sha256"  # the key under which a JSON file has its own
 
 
 class Content(NamedTuple):
@@ -53,6 +56,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def as_json(data: Mapping[str, Any]) -> bytes:
+    """The text of a JSON file, with a checksum of all that it says."""
+    said = {name: value for name, value in data.items() if name != CHECKSUM}
+    return json.dumps({**said, CHECKSUM: _checksum(said)}, indent=1).encode() + b"\n"
+
+
+def _checksum(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def check_whole(path: Path, data: Mapping[str, Any]) -> None:
+    """Raise DamagedResults if a JSON file does not say what was written; before schema 2 there was no checksum."""
+    if check_schema(path, data) > 1 and path.read_bytes() != as_json(data):
+        raise DamagedResults(f"{path}: not what bnexp wrote (it was changed since)")
+
+
 def check_schema(path: Path, data: Mapping[str, Any]) -> int:
     """The schema number of a JSON file; raise DamagedResults if this version cannot read it."""
     schema = data.get("schema")
@@ -82,6 +101,7 @@ def read_commit(path: Path) -> Commit:
     """A shard's commit.json; raise DamagedResults if it does not say what it must."""
     data = read_json(path)
     schema = check_schema(path, data)
+    check_whole(path, data)
     ids = run_ids(path, data)
     files = _files(path, data)
     if schema == 1:

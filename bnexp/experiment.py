@@ -38,7 +38,7 @@ from bnexp.executors import (
     run_stacks,
 )
 from bnexp.interruption import Interruption, held
-from bnexp.layout import LOCK, RUNS, SHARDS, SPEC, setting_columns
+from bnexp.layout import RUNS, SHARDS, SPEC, setting_columns
 from bnexp.loading import load_spec
 from bnexp.plan import DataShape, Run, Shard, Stack, make_plan, make_runs
 from bnexp.recording import Options
@@ -277,8 +277,9 @@ class _Study:
 
     def write_description(self) -> None:
         """spec.yaml and a meta.json that knows the study; before training, so that an interruption leaves both."""
-        store.write_spec(self.folder, source.dump(dict(self.spec.document)))
+        # meta.json first: by it a folder is ours.
         self.write_meta(store.read_meta(self.folder) or {}, assembled=False)
+        store.write_spec(self.folder, source.dump(dict(self.spec.document)))
 
     def assemble(self) -> None:
         """The top CSVs, and a meta.json that says which shards they hold."""
@@ -383,7 +384,7 @@ def _kept_shards(
         return {}
     meta = store.read_meta(folder)
     if meta is None:
-        if any(path.name != LOCK for path in folder.iterdir()):
+        if not store.is_new(folder):
             raise ResultsError(f"{folder}: not a bnexp results folder and not empty; choose another with --out DIR")
         return {}
     commits = store.committed_shards(folder)

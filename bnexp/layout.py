@@ -14,7 +14,7 @@ import numpy as np
 from bnexp.spec import Spec, leaves
 
 SCHEMA = 2  # of meta.json and commit.json; a larger number is a newer version of bnexp
-SPEC, META, RUNS, ITEMS, SHARDS, COMMIT, CHECKPOINT, LOCK = (
+SPEC, META, RUNS, ITEMS, SHARDS, COMMIT, CHECKPOINT, LOCK, HOLDER = (
     "spec.yaml",
     "meta.json",
     "runs.csv",
@@ -23,6 +23,7 @@ SPEC, META, RUNS, ITEMS, SHARDS, COMMIT, CHECKPOINT, LOCK = (
     "commit.json",
     "checkpoint.npz",
     ".lock",
+    ".holder",
 )
 STATUSES = ("pending", "running", "done", "diverged", "failed")
 ALWAYS = ("data", "hidden", "activation", "norm", "placement", "optimizer", "lr", "batch_size", "epochs")

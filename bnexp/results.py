@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame, Series
 
-from bnexp.commits import Commit, check_schema, read_commit, read_json, run_ids
+from bnexp.commits import Commit, check_whole, read_commit, read_json, run_ids
 from bnexp.errors import DamagedResults, ResultsError, SpecError
 from bnexp.layout import COMMIT, META, OUTCOMES, RUNS, SHARDS, SPEC, STATUSES, setting_columns
 from bnexp.loading import load_spec
@@ -147,7 +147,7 @@ def _found() -> list[Path]:
 def _load(folder: Path) -> Results:
     _check_is_results(folder)
     meta = read_json(folder / META)
-    check_schema(folder / META, meta)
+    check_whole(folder / META, meta)
     spec = _read_spec(folder)
     planned = planned_runs(spec)
     order = _plan_order(folder, meta, planned)

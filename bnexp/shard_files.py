@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bnexp import files
-from bnexp.commits import Commit, Content
+from bnexp.commits import Commit, Content, as_json
 from bnexp.errors import DamagedResults
 from bnexp.layout import CHECKPOINT, COMMIT, RUNS, SCHEMA, Table
 from bnexp.plan import Shard
@@ -91,7 +90,7 @@ class ShardFiles:
             "checkpoint": name,
             **provenance,
         }
-        files.replace(self.folder / COMMIT, [json.dumps(said, indent=1).encode() + b"\n"])
+        files.replace(self.folder / COMMIT, [as_json(said)])
         self.checkpoint = name
         if older and older != name:
             files.remove(self.folder / older)

@@ -7,8 +7,10 @@ study was cut, interrupted or extended.
 from __future__ import annotations
 
 import json
+import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from bnexp import files
-from bnexp.commits import Commit, check_schema, read_commit, read_json
+from bnexp.commits import Commit, as_json, check_whole, read_commit, read_json
 from bnexp.errors import DamagedResults, FolderInUse, ResultsError
-from bnexp.layout import COMMIT, ITEMS, LOCK, META, RUNS, SCHEMA, SHARDS, SPEC, Table
+from bnexp.layout import COMMIT, HOLDER, ITEMS, LOCK, META, RUNS, SCHEMA, SHARDS, SPEC, Table
 from bnexp.plan import Run, setting_id
 from bnexp.shard_files import check, load_arrays, tidy
 from bnexp.spec import Setting
@@ -35,11 +37,26 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise FolderInUse(f"{folder}: another bnexp is writing here; wait for it, or use --out DIR") from None
+            who = _holder(folder)
+            raise FolderInUse(f"{folder}: another bnexp{who} is writing here; wait for it, or use --out DIR") from None
+    holder = folder / HOLDER
     try:
+        with suppress(OSError):  # only for the message above
+            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         yield
     finally:
+        with suppress(OSError):
+            holder.unlink()
         lock.release()
+
+
+def _holder(folder: Path) -> str:
+    """Who holds the lock, as far as that is known."""
+    try:
+        said = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        return f" (process {int(said['pid'])} on {str(said['host'])[:64]!r})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:
@@ -48,13 +65,13 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     meta = read_json(path)
-    check_schema(path, meta)
+    check_whole(path, meta)
     return meta
 
 
 def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
     """Write meta.json as a whole."""
-    _replace_lines(folder / META, [json.dumps({"schema": SCHEMA, **meta}, indent=1) + "\n"])
+    files.replace(folder / META, [as_json({**meta, "schema": SCHEMA})])
 
 
 def write_spec(folder: Path, text: str) -> None:
@@ -62,9 +79,14 @@ def write_spec(folder: Path, text: str) -> None:
     _replace_lines(folder / SPEC, [text])
 
 
+def is_new(folder: Path) -> bool:
+    """Whether there is nothing in a folder but what bnexp may leave before its first meta.json."""
+    return all(path.name in (LOCK, HOLDER, META + files.TEMPORARY) for path in folder.iterdir())
+
+
 def clear(folder: Path) -> None:
     """Remove everything that a study wrote into the folder; refuse to touch what bnexp did not write."""
-    if read_meta(folder) is None and any(path.name != LOCK for path in folder.iterdir()):
+    if read_meta(folder) is None and not is_new(folder):
         raise ResultsError(f"{folder}: not a bnexp results folder and not empty; choose another with --out DIR")
     with files.storage(folder):
         here = sorted(folder.iterdir())

@@ -20,7 +20,7 @@ from bnexp.experiment import Request, load_datasets, resolve_device, run_experim
 from bnexp.loading import load_spec
 from bnexp.network import forward, one_run
 from bnexp.results import load_results
-from bnexp.store import locked
+from bnexp.store import locked, write_meta
 from bnexp.training import train
 
 SPEC = """
@@ -189,7 +189,7 @@ def test_changed_data_are_noticed(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "small")
     meta = json.loads((folder / "meta.json").read_text())
     meta["data"][0]["sha256"] = "1" * 64
-    (folder / "meta.json").write_text(json.dumps(meta))
+    write_meta(folder, meta)
     with pytest.raises(ResultsError, match="checksum differs"):
         run(folder)
 

@@ -1,0 +1,332 @@
+"""Nothing is lost: kills at any moment, faults at every write, power cuts, two processes, damaged files."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+from faulty_disk import HOWS, FailsAt, Killed, Remembers, lay_out
+from tools import make_spec
+
+import bnexp.commits
+import bnexp.executors
+import bnexp.experiment
+import bnexp.shard_files
+import bnexp.store
+from bnexp import files
+from bnexp.errors import BnexpError, DamagedResults, StorageError, UsageError
+from bnexp.experiment import Request, run_experiment
+from bnexp.results import load_results
+
+TINY = """
+name: tiny
+data: {name: xor, samples: 40}
+model: {hidden: [3, 3], norm: [none, full]}
+train: {epochs: 2, batch_size: 10, optimizer: [sgd, adam]}
+measure: [activations]
+seeds: 1
+"""
+
+
+class Silent:
+    def begin(self, outline): ...
+
+    def epoch(self, stack, message): ...
+
+    def end(self): ...
+
+
+def run(folder, text=TINY, **request):
+    return run_experiment(make_spec(text), Request(out=folder, workers=1, **request), Silent())
+
+
+def csvs(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.csv")}
+
+
+@pytest.fixture(autouse=True)
+def _commit_after_every_epoch(monkeypatch):
+    monkeypatch.setattr(bnexp.experiment, "COMMIT_EVERY", 0.0)
+    monkeypatch.setattr(bnexp.experiment, "COMMIT_SHARE", 0)
+    monkeypatch.setattr(bnexp.executors, "MESSAGE_EVERY", 0.0)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "tiny"
+    run(folder)
+    return folder
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", list(HOWS))
+def test_every_write_may_fail(whole, tmp_path, monkeypatch, how):
+    counting = FailsAt(0, None)
+    monkeypatch.setattr(files, "system", counting)
+    run(tmp_path / "counted")
+    last = 1 - counting.left  # one more than there are calls
+    for n in range(1, last + 1):
+        folder = tmp_path / f"{how}{n}"
+        disk = FailsAt(n, HOWS[how])
+        monkeypatch.setattr(files, "system", disk)
+        with pytest.raises(Killed if how == "kill" else StorageError) if n < last else nullcontext() as found:
+            run(folder)
+        monkeypatch.setattr(files, "system", files.System())
+        if how != "kill" and n < last:
+            assert str(tmp_path) in str(found.value)
+            assert "\n" not in str(found.value)
+        if (folder / "spec.yaml").exists() and (folder / "meta.json").exists():
+            load_results([folder])  # can be read, whatever happened
+        run(folder)
+        assert csvs(folder) == csvs(whole)
+        shutil.rmtree(folder)
+    assert last > 100
+
+
+def test_a_file_size_limit(whole, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    limited = "import resource, signal; resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900));"
+    limited += "from bnexp.cli import main; main()"
+    command = ["train", "-q", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "out"), "--workers", "1"]
+    ended = subprocess.run([sys.executable, "-c", limited, *command], capture_output=True, text=True, check=False)
+    assert ended.returncode == 5
+    assert ended.stderr.count("\n") == 1
+    assert "File too large" in ended.stderr
+    run(tmp_path / "out")
+    assert csvs(tmp_path / "out") == csvs(whole)
+
+
+# --- power ------------------------------------------------------------------------------------------------------------
+
+
+def what_power_cuts_break(tmp_path, whole, lazy=False):
+    """States that a power cut can leave of a run, how many there are, and the errors of going on from them."""
+    folder = tmp_path / "run" / "tiny"
+    folder.parent.mkdir()
+    disk = Remembers(folder.parent, lazy)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "system", disk)
+        run(folder)
+    broken = []
+    for index, state in enumerate(disk.states.values()):
+        here = tmp_path / f"state{index}"
+        lay_out(state, here)
+        try:
+            if (here / "tiny" / "shards").exists() and (here / "tiny" / "meta.json").exists():
+                load_results([here / "tiny"])
+            run(here / "tiny")
+            if csvs(here / "tiny") != csvs(whole):
+                broken.append("other rows")
+        except BnexpError as error:
+            broken.append(str(error))
+        shutil.rmtree(here, ignore_errors=True)
+    return len(disk.states), broken
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the disk is watched through /proc")
+def test_a_power_cut_at_any_moment(whole, tmp_path):
+    n_states, broken = what_power_cuts_break(tmp_path, whole)
+    assert n_states > 200
+    assert broken == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the disk is watched through /proc")
+def test_without_fsync_a_power_cut_breaks_it(whole, tmp_path):
+    assert what_power_cuts_break(tmp_path, whole, lazy=True)[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the disk is watched through /proc")
+def test_a_commit_before_its_data_breaks_it(whole, tmp_path, monkeypatch):
+    honest, late = bnexp.shard_files.files.append, []
+
+    class Hasty:
+        def __getattr__(self, name):
+            return getattr(files, name)
+
+        def append(self, *arguments):
+            late.append(arguments)
+
+        def replace(self, path, parts):
+            files.replace(path, parts)
+            if path.name == "commit.json":
+                while late:
+                    honest(*late.pop(0))
+
+    monkeypatch.setattr(bnexp.shard_files, "files", Hasty())
+    assert what_power_cuts_break(tmp_path, whole)[1]
+
+
+# --- kills ------------------------------------------------------------------------------------------------------------
+
+KILLED = """
+name: killed
+data: {name: digits, validation: 0}
+model: {hidden: [16, 16], norm: [none, full]}
+train: {epochs: 60, batch_size: 32, optimizer: [sgd, adam], lr: 0.05}
+measure: [activations, shift]
+seeds: 4
+"""
+OFTEN = """
+import bnexp.experiment, bnexp.executors
+bnexp.experiment.COMMIT_EVERY, bnexp.experiment.COMMIT_SHARE, bnexp.executors.MESSAGE_EVERY = 0.0, 0, 0.02
+from bnexp.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
+def test_kill_at_any_moment(tmp_path, workers):
+    kills = int(os.environ.get("BNEXP_KILLS", "30")) // 2
+    (tmp_path / "killed.yaml").write_text(KILLED)
+    command = [sys.executable, "-c", OFTEN, "train", "-q", str(tmp_path / "killed.yaml"), "--workers", str(workers)]
+    began = time.monotonic()
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True)
+    takes, chance, seen = time.monotonic() - began, random.Random(workers), []
+    while len(seen) < kills:
+        folder = tmp_path / f"killed{len(seen)}"
+        for _ in range(3):  # the same folder, again and again
+            process = subprocess.Popen([*command, "--out", str(folder)], stderr=subprocess.DEVNULL)
+            time.sleep(chance.uniform(0.1, 0.9) * takes)
+            process.kill()
+            process.wait()
+            seen.append(committed(folder))
+        subprocess.run([*command, "--out", str(folder)], check=True)
+        assert csvs(folder) == csvs(tmp_path / "whole")
+        shutil.rmtree(folder)
+    print(f"{workers} workers, killed at epochs {seen}")
+    assert len(set(seen)) > kills / 3
+    assert any(0 < epoch < 60 for epochs in seen for epoch in epochs)
+
+
+def committed(folder):
+    """The committed epoch of each shard."""
+    commits = sorted((folder / "shards").glob("*/commit.json"))
+    return tuple(json.loads(path.read_text())["epoch"] for path in commits)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_ends_after_the_epoch(tmp_path, number, code, workers):
+    (tmp_path / "killed.yaml").write_text(KILLED.replace("epochs: 60", "epochs: 3000"))
+    command = [sys.executable, "-m", "bnexp", "train", "-q", str(tmp_path / "killed.yaml"), "--workers", str(workers)]
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
+    while not committed(tmp_path / "out"):
+        time.sleep(0.1)
+    before = committed(tmp_path / "out")
+    process.send_signal(number)
+    errors = process.communicate(timeout=20)[1]
+    assert process.returncode == code
+    assert errors.count("\n") == 1
+    assert "goes on from there" in errors
+    after = committed(tmp_path / "out")
+    assert any(now > then for now, then in zip(after, before, strict=False)) or len(after) > len(before)
+    (results,) = load_results([tmp_path / "out"])
+    assert "running" in set(results.runs["status"])
+    epochs = results.table("curves").groupby("run")["epoch"].max()
+    assert set(epochs) <= set(after)
+
+
+# --- two processes ----------------------------------------------------------------------------------------------------
+
+
+def test_of_two_processes_one_runs(tmp_path):
+    (tmp_path / "killed.yaml").write_text(KILLED.replace("epochs: 60", "epochs: 3000"))
+    command = [sys.executable, "-m", "bnexp", "train", "-q", str(tmp_path / "killed.yaml"), "--workers", "2"]
+    command += ["--out", str(tmp_path / "out")]
+    for _ in range(int(os.environ.get("BNEXP_RACES", "3"))):
+        pair = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        while all(process.poll() is None for process in pair):
+            time.sleep(0.02)
+        loser, winner = sorted(pair, key=lambda process: process.poll() is None)
+        message = loser.communicate()[1]
+        assert loser.returncode == 6, message
+        assert f"process {winner.pid} on" in message
+        winner.kill()  # its workers may live a moment longer
+        winner.communicate()
+        third = subprocess.run([*command, "seeds=4", "--dry-run"], capture_output=True, text=True, check=False)
+        assert third.returncode == 0
+        with bnexp.store.locked(tmp_path / "out"):  # free at once
+            pass
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_flipped_bit_is_taken_for_what_was_written(whole, tmp_path):
+    chance = random.Random(0)
+    folder = tmp_path / "tiny"
+    shutil.copytree(whole, folder)
+    paths = [*sorted((folder / "shards").glob("*/*.*")), folder / "meta.json"]
+    for _ in range(int(os.environ.get("BNEXP_FLIPS", "200"))):
+        path = chance.choice(paths)
+        content = path.read_bytes()
+        place, bit = chance.randrange(len(content)), chance.randrange(8)
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+        with pytest.raises(DamagedResults) as found:
+            run(folder)
+        assert str(path) in str(found.value)
+        path.write_bytes(content)
+    run(folder)
+    assert csvs(folder) == csvs(whole)
+
+
+def test_no_cut_off_end_is_taken_for_what_was_written(whole, tmp_path):
+    folder = tmp_path / "tiny"
+    shutil.copytree(whole, folder)
+    shard = sorted((folder / "shards").iterdir())[0]
+    for path in sorted(shard.iterdir()):
+        content = path.read_bytes()
+        for length in range(max(0, len(content) - 40), len(content)):
+            path.write_bytes(content[:length])
+            with pytest.raises(DamagedResults) as found:
+                run(folder)
+            assert str(path) in str(found.value)
+        path.write_bytes(content)
+
+
+def test_a_checkpoint_is_never_unpickled(whole, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (os.abort, ())
+
+    folder = tmp_path / "tiny"
+    shutil.copytree(whole, folder)
+    shard = sorted((folder / "shards").iterdir())[0]
+    np.savez(shard / "checkpoint.npz", weight1=np.array([Trap()], dtype=object))
+    runs = json.loads((shard / "commit.json").read_text())["runs"]
+    (shard / "commit.json").write_text(json.dumps({"schema": 1, "runs": runs, "files": {}}))
+    commit = bnexp.commits.read_commit(shard / "commit.json")
+    with pytest.raises(DamagedResults, match=r"checkpoint\.npz"):
+        bnexp.shard_files.load_arrays(shard, commit)
+
+
+# --- going on elsewhere -----------------------------------------------------------------------------------------------
+
+
+def test_a_shard_is_finished_by_what_began_it(whole, tmp_path, monkeypatch):
+    class Stop(Silent):
+        def epoch(self, stack, message):
+            if message.arrays is not None:
+                raise KeyboardInterrupt
+
+    folder = tmp_path / "tiny"
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(make_spec(TINY), Request(out=folder, workers=1), Stop())
+    honest = bnexp.experiment.computed_by
+    monkeypatch.setattr(bnexp.experiment, "computed_by", lambda device: {**honest(device), "numpy": "1.0"})
+    with pytest.raises(UsageError, match=r"with numpy .*, here it is 1\.0; .*--restart-unfinished"):
+        run(folder)
+    run(folder, restart_unfinished=True)
+    assert csvs(folder) == csvs(whole)
