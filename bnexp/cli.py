@@ -244,6 +244,7 @@ def compare(
     comparisons: list[Comparison] = []
     claims: list[ClaimRow] = []
     studies = load_results(results or ())
+    console.warn_of_edits(studies)
     for one, label in zip(studies, labels_of(studies), strict=True):
         found = compare_runs(one, given, metric, chosen, [k for k in by.split(",") if k], tune, until)
         comparisons += [replace(comparison, name=label) for comparison in found]
@@ -270,7 +271,9 @@ def report(
     formats = [kind for kind in figures.split(",") if kind]
     if unknown := set(formats) - {"png", "svg", "pdf"}:
         raise errors.UsageError(f"--figures {','.join(sorted(unknown))}: png, svg and pdf are possible")
-    written = write_report(load_results(results or ()), output, formats)
+    studies = load_results(results or ())
+    console.warn_of_edits(studies)
+    written = write_report(studies, output, formats)
     console.print_written(written)
     if open_:
         typer.launch(str(output.resolve()))

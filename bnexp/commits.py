@@ -27,6 +27,12 @@ class Content(NamedTuple):
     sha256: str | None = None
 
 
+def content_of(path: Path) -> Content:
+    """What a file holds now."""
+    with path.open("rb") as stream:
+        return Content(path.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest())
+
+
 class Commit(NamedTuple):
     """A shard's last commit: up to which epoch, whether it is done, key → id of its runs, its files."""
 

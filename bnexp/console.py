@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bnexp.executors import Message
     from bnexp.experiment import Outline, Summary
     from bnexp.plan import Stack
+    from bnexp.results import Results
     from bnexp.sheets import Sheet
 
 FORMATS = ("table", "json", "csv", "markdown", "latex")
@@ -261,6 +262,15 @@ def print_json(document: Mapping[str, Any]) -> None:
     from bnexp.formats import to_json
 
     sys.stdout.write(to_json({"schema": 1, **document}))
+
+
+def warn_of_edits(studies: Sequence[Results]) -> None:
+    """Say which CSVs are not what training wrote."""
+    from bnexp.page_origins import edited_text
+
+    for one in studies:
+        if text := edited_text(one):
+            _console(stderr=True).print(Text(f"warning: {one.folder}: {text}"), soft_wrap=True)
 
 
 def print_summary(summary: Summary, quiet: bool) -> None:

@@ -328,6 +328,7 @@ class _Study:
                 "labels": {table.name: [label.name for label in table.labels] for table in self.tables.values()},
                 "runs": [{"id": run.id, "key": run.key} for run in self.outline.runs],
                 "committed": self.epochs() if assembled else old.get("committed", {}),
+                "files": store.top_files(self.folder, self.tables) if assembled else old.get("files", {}),
                 "failures": {name: text.strip().splitlines()[-1] for name, text in self.summary.failures.items()},
             },
         )

@@ -28,7 +28,7 @@ from bnexp.figure_files import files_of
 from bnexp.figure_parts import Figure
 from bnexp.figures import figures_of
 from bnexp.page_claims import ClaimPart, claim_parts
-from bnexp.page_origins import provenance, settings_table
+from bnexp.page_origins import edited_text, provenance, settings_table
 from bnexp.page_runs import RunsTable, runs_table
 from bnexp.page_tables import Table, tables_of
 from bnexp.results import Results, labels_of
@@ -58,6 +58,7 @@ class Section:
     anchor: str
     name: str
     label: str
+    edited: str
     question: str
     answer: Answer
     parts: Sequence[Part]
@@ -132,6 +133,7 @@ def _section(anchor: str, label: str, results: Results, comparisons: Sequence[Co
         anchor=anchor,
         name=results.name,
         label=label,
+        edited=edited_text(results),
         question=results.spec.question,
         parts=[_part(results, comparison, single=len(comparisons) == 1) for comparison in comparisons],
         varied=varied,

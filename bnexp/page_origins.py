@@ -35,6 +35,14 @@ def _listed(seeds: Sequence[int]) -> str:
     return f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
 
 
+def edited_text(results: Results) -> str:
+    """A warning where CSVs are not what training wrote; else nothing."""
+    if not results.edited:
+        return ""
+    verb = "is" if len(results.edited) == 1 else "are"
+    return f"{', '.join(results.edited)} {verb} not as training wrote; all that follows is of what stands there now."
+
+
 # --- provenance -------------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame, Series
 
-from bnexp.commits import Commit, check_whole, read_commit, read_json, run_ids
+from bnexp.commits import Commit, check_whole, content_of, read_commit, read_json, run_ids
 from bnexp.errors import DamagedResults, ResultsError, SpecError
 from bnexp.layout import COMMIT, META, OUTCOMES, RUNS, SHARDS, SPEC, STATUSES, setting_columns
 from bnexp.loading import load_spec
@@ -55,6 +55,7 @@ class Results:
     meta: dict[str, Any]
     runs: DataFrame
     parts: tuple[Part, ...] = field(repr=False, default=())
+    edited: tuple[str, ...] = ()  # top CSVs that are not what training wrote
     _read: dict[str, DataFrame | None] = field(init=False, repr=False, default_factory=dict)
 
     @property
@@ -153,7 +154,17 @@ def _load(folder: Path) -> Results:
     order = _plan_order(folder, meta, planned)
     parts = _parts(folder, meta, order)
     frames = [_read_outcomes(part) for part in parts]
-    return Results(folder, spec, meta, _join(spec, planned, order, frames, folder), parts)
+    runs = _join(spec, planned, order, frames, folder)
+    return Results(folder, spec, meta, runs, parts, _edited(folder, meta, parts))
+
+
+def _edited(folder: Path, meta: Mapping[str, Any], parts: Sequence[Part]) -> tuple[str, ...]:
+    """The top CSVs, where they are read, that are not as meta.json says training left them."""
+    written = meta.get("files")
+    if not isinstance(written, dict) or [part.folder for part in parts] != [folder]:
+        return ()
+    there = (name for name in sorted(written) if (folder / str(name)).is_file())
+    return tuple(name for name in there if content_of(folder / name)._asdict() != written[name])
 
 
 def _check_is_results(folder: Path) -> None:

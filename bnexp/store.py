@@ -19,7 +19,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from bnexp import files
-from bnexp.commits import Commit, as_json, check_whole, read_commit, read_json
+from bnexp.commits import Commit, as_json, check_whole, content_of, read_commit, read_json
 from bnexp.errors import DamagedResults, FolderInUse, ResultsError
 from bnexp.layout import COMMIT, HOLDER, ITEMS, LOCK, META, RUNS, SCHEMA, SHARDS, SPEC, Table
 from bnexp.plan import Run, setting_id
@@ -133,6 +133,13 @@ def assemble(
     _replace_lines(folder / RUNS, _run_lines(folder, runs, commits, columns, tables["curves"]))
     done = {name: commit for name, commit in commits.items() if commit.done}
     _write_items(folder, runs, done, axes)
+
+
+def top_files(folder: Path, tables: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Length and checksum of each top CSV: who reads them can tell whether they were changed since."""
+    names = [*(f"{table}.csv" for table in tables), RUNS, ITEMS]
+    with files.storage(folder):
+        return {name: content_of(folder / name)._asdict() for name in names if (folder / name).exists()}
 
 
 def _places(commits: Mapping[str, Commit]) -> dict[str, tuple[str, str]]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,10 +24,12 @@ import bnexp.experiment
 import bnexp.shard_files
 import bnexp.store
 from bnexp import files
+from bnexp.cli import app
 from bnexp.errors import BnexpError, DamagedResults, StorageError, UsageError
 from bnexp.experiment import Request, run_experiment
 from bnexp.results import load_results
 
+FROZEN = Path(__file__).parent / "frozen"
 TINY = """
 name: tiny
 data: {name: xor, samples: 40}
@@ -310,6 +313,49 @@ def test_a_checkpoint_is_never_unpickled(whole, tmp_path):
     commit = bnexp.commits.read_commit(shard / "commit.json")
     with pytest.raises(DamagedResults, match=r"checkpoint\.npz"):
         bnexp.shard_files.load_arrays(shard, commit)
+
+
+def test_a_csv_that_was_edited_is_read_with_a_warning(whole, tmp_path, capsys):
+    folder = tmp_path / "tiny"
+    shutil.copytree(whole, folder)
+    assert load_results([folder])[0].edited == ()
+    curves = (folder / "curves.csv").read_text()
+    (folder / "curves.csv").write_text(curves.replace("0.", "1.", 1))
+    for command in (["compare", str(folder)], ["report", str(folder), "-o", str(tmp_path / "page.html")]):
+        with pytest.raises(SystemExit) as end:
+            app(command)
+        assert end.value.code == 0
+        assert "curves.csv is not as training wrote" in " ".join(capsys.readouterr().err.split())
+    assert "curves.csv is not as training wrote" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_folders_of_every_schema_are_read_and_gone_on_with(whole, tmp_path, schema):
+    folder = tmp_path / "tiny"
+    shutil.copytree(FROZEN / f"schema{schema}", folder)
+    (results,) = load_results([folder])
+    assert results.meta["schema"] == schema
+    assert set(results.runs["status"]) == {"done"}
+    before = csvs(folder)
+    assert set(before) == set(csvs(whole))
+    assert run(folder).trained == 0
+    assert csvs(folder) == before
+    more = run_experiment(make_spec(TINY, "seeds=2"), Request(out=folder, workers=1, extend=True), Silent())
+    assert more.trained == 4
+    assert load_results([folder])[0].meta["schema"] == bnexp.commits.SCHEMA
+    lines = set(before["curves.csv"].splitlines())
+    assert lines < set((folder / "curves.csv").read_bytes().splitlines())
+
+
+def test_a_newer_folder_is_refused(whole, tmp_path):
+    folder = tmp_path / "tiny"
+    shutil.copytree(whole, folder)
+    for name in ["meta.json", *(f"shards/{path.name}/commit.json" for path in (folder / "shards").iterdir())]:
+        content = (folder / name).read_text()
+        (folder / name).write_text(content.replace('"schema": 2', '"schema": 3'))
+        with pytest.raises(DamagedResults, match="written by a newer bnexp"):
+            run(folder)
+        (folder / name).write_text(content)
 
 
 # --- going on elsewhere -----------------------------------------------------------------------------------------------
