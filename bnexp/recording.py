@@ -260,9 +260,9 @@ class Recorder:
             first = here.stop
         if "t" in state.optimizer:  # Adam's count of steps, which all runs share
             state.optimizer["t"][...] = epoch * self.structure.steps_per_epoch
-        for name in kept[0]:
+        for name in dict.fromkeys(name for part in kept for name in part):
             _, measure, key = name.split(".", 2)
-            whole = put(np.concatenate([part[name] for part in kept]), self.rows.device)
+            whole = put(_joined([part.get(name) for part in kept], saved), self.rows.device)
             self.memory[measure][key] = whole if MEASURES[measure].by_arrays else as_tensors(whole)
         return diverged
 
@@ -272,6 +272,15 @@ class Recorder:
         if self.predictions is not None and self.structure.shape.task == "classification":
             found["test_correct"] = on_cpu(self.predictions == self.rows.test[1])
         return found
+
+
+def _joined(
+    parts: Sequence[np.ndarray[Any, Any] | None], saved: Sequence[Mapping[str, np.ndarray[Any, Any]]]
+) -> np.ndarray[Any, Any]:
+    """The shards' arrays one after the other; NaN for a tap that a shard's stack did not have."""
+    like = next(part for part in parts if part is not None)
+    missing = [np.full((len(arrays["diverged"]), *like.shape[1:]), np.nan, like.dtype) for arrays in saved]
+    return np.concatenate([none if part is None else part for part, none in zip(parts, missing, strict=True)])
 
 
 def trained_arrays(state: State) -> dict[str, np.ndarray[Any, Any]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faulty_disk import HOWS, FailsAt, Killed, Remembers, lay_out
-from tools import make_spec
+from tools import make_dataset, make_spec, options_of, runs_of
 
 import bnexp.commits
 import bnexp.executors
@@ -27,7 +27,10 @@ from bnexp import files
 from bnexp.cli import app
 from bnexp.errors import BnexpError, DamagedResults, StorageError, UsageError
 from bnexp.experiment import Request, run_experiment
+from bnexp.plan import Shard, Stack
 from bnexp.results import load_results
+from bnexp.tables import encode, study_tables
+from bnexp.training import train
 
 FROZEN = Path(__file__).parent / "frozen"
 TINY = """
@@ -376,3 +379,29 @@ def test_a_shard_is_finished_by_what_began_it(whole, tmp_path, monkeypatch):
         run(folder)
     run(folder, restart_unfinished=True)
     assert csvs(folder) == csvs(whole)
+
+
+def test_shards_of_unlike_stacks_go_on_together():
+    """A stack in which nothing learns γ has no tap ``affine``; the next one may have."""
+    text = "data: digits\nmodel: {hidden: [5, 4], norm: [standardize, full]}\ntrain: {batch_size: 12, epochs: 4}\n"
+    spec, dataset = make_spec(text + "measure: [activations, shift]\nseeds: 2"), make_dataset()
+    runs = runs_of(spec, dataset)
+    structure = runs[0].structure
+    tables = study_tables(spec, ["classification"])
+    shards = [
+        Shard(name, structure, tuple(r for r in runs if r.setting.model.norm == name))
+        for name in ("standardize", "full")
+    ]
+    alone, saved = [], []
+    for shard in shards:
+        epochs = list(train(Stack(structure, (shard,)), dataset, "cpu", options_of(spec)))
+        alone.append([encode(epoch, [run.id for run in shard.runs], [0, 0], tables)[0] for epoch in epochs])
+        goes_on = train(Stack(structure, (shard,)), dataset, "cpu", options_of(spec))
+        saved.append(next(epoch.checkpoint() for epoch in goes_on if epoch.number == 2))
+    assert set(saved[0]) < set(saved[1])
+    together = Stack(structure, tuple(shards), 2)
+    epochs = list(train(together, dataset, "cpu", options_of(spec), saved=saved))
+    found = [encode(epoch, [run.id for run in together.runs], [0, 0, 1, 1], tables) for epoch in epochs]
+    assert [epoch.number for epoch in epochs] == [3, 4]
+    for rows, *wanted in zip(found, alone[0][3:], alone[1][3:], strict=True):
+        assert rows == wanted
