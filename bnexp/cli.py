@@ -106,7 +106,8 @@ def train(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete what the folder holds first.")] = False,
     restart_unfinished: Annotated[
-        bool, typer.Option("--restart-unfinished", help="Begin shards anew that another machine or version began.")
+        bool,
+        typer.Option("--restart-unfinished", help="Begin unfinished shards anew: others began them."),
     ] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first shard that fails.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,

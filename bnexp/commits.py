@@ -43,11 +43,6 @@ class Commit(NamedTuple):
     checkpoint: str
     said: Mapping[str, Any]
 
-    @property
-    def keys(self) -> list[str]:
-        """The runs' keys, in their order."""
-        return list(self.ids)
-
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raise DamagedResults if the file holds none."""

@@ -37,7 +37,7 @@ from bnexp.executors import (
     make_stacks,
     run_stacks,
 )
-from bnexp.interruption import Interruption, held
+from bnexp.interruption import Interruption
 from bnexp.layout import RUNS, SHARDS, SPEC, setting_columns
 from bnexp.loading import load_spec
 from bnexp.plan import DataShape, Run, Shard, Stack, make_plan, make_runs
@@ -45,7 +45,7 @@ from bnexp.recording import Options
 from bnexp.shard_files import ShardFiles, load_arrays
 from bnexp.spec import DataFields, Spec
 from bnexp.tables import study_tables
-from bnexp.workers import available_cores
+from bnexp.workers import available_cores, blas_kernels
 
 COMMIT_EVERY = 2.0  # seconds between commits of a stack, or
 COMMIT_SHARE = 50  # so many times as long as the last one took
@@ -113,14 +113,14 @@ def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bo
     device = resolve_device(request.device)
     folder = request.out or Path("results") / spec.name
     if dry_run:
-        kept = _kept_shards(folder, spec, runs, request, datasets, device)
-        return Summary(_outline(spec, folder, device, runs, make_plan(spec, shapes, _keys(kept)), kept, request))
+        kept = _kept_shards(folder, spec, runs, request, datasets, device, locked=False)
+        return Summary(_outline(spec, folder, device, runs, make_plan(spec, shapes, _ids(kept)), kept, request))
     with store.locked(folder):
         kept = _kept_shards(folder, spec, runs, request, datasets, device)
         if request.overwrite:
             store.clear(folder)
         store.tidy_up(folder, kept)
-        shards = make_plan(spec, shapes, _keys(kept))
+        shards = make_plan(spec, shapes, _ids(kept))
         outline = _outline(spec, folder, device, runs, shards, kept, request)
         study = _Study(outline, datasets, request, observer, kept)
         study.write_description()
@@ -191,8 +191,10 @@ class _Study:
     def is_assembled(self) -> bool:
         """Whether the top CSVs hold every committed shard already."""
         meta = store.read_meta(self.folder) or {}
-        names = [*(f"{name}.csv" for name in self.tables), RUNS]
-        return meta.get("committed") == self.epochs() and all((self.folder / name).exists() for name in names)
+        names = {*(f"{name}.csv" for name in self.tables), RUNS}
+        there = store.top_files(self.folder, self.tables)
+        as_written = names <= set(there) and there == meta.get("files", there)
+        return meta.get("committed") in (self.epochs(), sorted(self.commits)) and as_written
 
     def epochs(self) -> dict[str, int]:
         """The committed epoch of each shard, by name."""
@@ -210,7 +212,7 @@ class _Study:
         intact = True
         try:
             with Interruption() as stop:
-                self.receive(run_stacks(self.outline.stacks, job, self.outline.workers, self.saved, stop.asked))
+                self.receive(run_stacks(self.outline.stacks, job, self.outline.workers, self.saved, stop.asked), stop)
         except StorageError:
             intact = False  # the disk takes no more, and what is committed is safe
             raise
@@ -219,13 +221,13 @@ class _Study:
             if intact:
                 self.assemble()
 
-    def receive(self, messages: Messages) -> None:
+    def receive(self, messages: Messages, stop: Interruption) -> None:
         """Keep what comes until there is no more."""
         with closing(messages):
             message = next(messages, None)
             while message is not None:
                 stack = self.outline.stacks[message.stack]
-                with held():
+                with stop.held():
                     wanted = self.keep(stack, message)
                 self.observer.epoch(stack, message)
                 if message.error and self.request.fail_fast:
@@ -244,7 +246,8 @@ class _Study:
         """Keep what a message brings, and commit where it brings a checkpoint; whether one of the stack is wanted."""
         if message.exact is not None:
             self.summary.exact_stack = message.exact
-        shards = [stack.shards[place] for place in message.shards]
+        # A worker that is lost may have finished some of its stack's shards.
+        shards = [stack.shards[place] for place in message.shards if stack.shards[place].name in self.writers]
         if message.error:
             self.summary.failures.update(dict.fromkeys((shard.name for shard in shards), message.error))
         if message.error or message.again:
@@ -338,8 +341,8 @@ def _shape(dataset: Dataset) -> DataShape:
     return DataShape(dataset.task, len(dataset.train.features), dataset.n_inputs, dataset.n_outputs)
 
 
-def _keys(commits: Mapping[str, Commit]) -> list[list[str]]:
-    return [commit.keys for commit in commits.values()]
+def _ids(commits: Mapping[str, Commit]) -> list[Mapping[str, str]]:
+    return [commit.ids for commit in commits.values()]
 
 
 def _answered(messages: Messages, answer: bool) -> Message | None:
@@ -379,6 +382,7 @@ def _kept_shards(
     request: Request,
     datasets: Mapping[DataFields, Dataset],
     device: str,
+    locked: bool = True,
 ) -> dict[str, Commit]:
     """The shards in the folder that were begun and belong to this study; raise ResultsError if it holds another."""
     if request.overwrite or not folder.exists():
@@ -388,7 +392,8 @@ def _kept_shards(
         if not store.is_new(folder):
             raise ResultsError(f"{folder}: not a bnexp results folder and not empty; choose another with --out DIR")
         return {}
-    commits = store.committed_shards(folder)
+    # An unlocked look must not take a checkpoint that has just been replaced for damage.
+    commits = store.committed_shards(folder, lambda c: locked and (c.done or not request.restart_unfinished))
     if not (folder / SHARDS).exists() and meta.get("committed"):
         raise ResultsError(f"{folder}: has no shards/, so it can be read but not resumed; use --out DIR or --overwrite")
     if meta.get("study_sha256") != spec.study_sha256():
@@ -483,8 +488,15 @@ def _room(device: str, workers: int) -> int | None:
 
 def computed_by(device: str) -> dict[str, Any]:
     """What the bits of a run depend on besides the spec: a shard is finished by what began it."""
-    kind = {"device": _device_name(device), "torch": version("torch"), "numpy": np.__version__}
-    return {**kind, "numba": version("numba") if kernels.AVAILABLE else "none", "threads": 1}
+    return {
+        "device": _device_name(device),
+        "bnexp": bnexp.__version__,
+        "torch": version("torch"),
+        "numpy": np.__version__,
+        "numba": version("numba") if kernels.AVAILABLE else "none",
+        "blas": blas_kernels(),
+        "threads": 1,
+    }
 
 
 def _device_name(device: str) -> str:

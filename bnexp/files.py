@@ -90,8 +90,14 @@ def remove(path: Path) -> None:
     """Remove a file, or a folder with all that is in it; nothing if it is not there. A link goes, not what it names."""
     with storage(path):
         if path.is_dir() and not path.is_symlink():
+            if path.suffix != TEMPORARY:  # first it is nothing any more, then its files go
+                temporary = path.with_name(path.name + TEMPORARY)
+                remove(temporary)
+                system.rename(path, temporary)
+                sync_folder(path.parent)
+                path = temporary
             for inside in sorted(path.iterdir()):
-                remove(inside)
+                remove(inside) if inside.is_dir() and not inside.is_symlink() else system.unlink(inside)
             system.rmdir(path)
         elif path.exists() or path.is_symlink():
             system.unlink(path)

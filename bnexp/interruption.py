@@ -26,6 +26,7 @@ class Interruption:
     def __init__(self) -> None:
         self.signal: int | None = None
         self._before: dict[int, Any] = {}
+        self._held = self._late = False
 
     def asked(self) -> bool:
         """Whether a signal has come."""
@@ -48,23 +49,36 @@ class Interruption:
         if error is None and self.signal is not None:
             self._raise()
 
-    def _first(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None or not hasattr(signal, "setitimer"):
-            self.signal = number
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Raise nothing before the end: what is written here is written whole."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._late:
             self._raise()
-        self.signal = number
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+
+    def _first(self, number: int, frame: FrameType | None) -> None:
+        again, self.signal = self.signal is not None, number
+        if again or not hasattr(signal, "setitimer"):
+            self._again(number, frame)
+        else:
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
 
     def _again(self, number: int, frame: FrameType | None) -> None:
-        self._raise()
+        self._late = True
+        if not self._held:
+            self._raise()
 
     def _raise(self) -> NoReturn:
         raise Terminated if self.signal == signal.SIGTERM else KeyboardInterrupt
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """Hold signals back until the end: what is written here is written whole, and a process starts whole."""
+def blocked() -> Iterator[None]:
+    """Signals wait, for this thread and for a process that starts meanwhile: it cannot die half made."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -40,7 +40,10 @@ def edited_text(results: Results) -> str:
     if not results.edited:
         return ""
     verb = "is" if len(results.edited) == 1 else "are"
-    return f"{', '.join(results.edited)} {verb} not as training wrote; all that follows is of what stands there now."
+    return (
+        f"{', '.join(results.edited)} {verb} not as training wrote; all that follows is of what stands there now, "
+        "and the train command of this study puts it right."
+    )
 
 
 # --- provenance -------------------------------------------------------------------------------------------------------

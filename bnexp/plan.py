@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from bnexp.errors import Problem, SpecError
@@ -146,17 +146,17 @@ def make_runs(spec: Spec, shapes: Mapping[DataFields, DataShape]) -> tuple[Run, 
 
 
 def make_plan(
-    spec: Spec, shapes: Mapping[DataFields, DataShape], kept: Sequence[Sequence[str]] = ()
+    spec: Spec, shapes: Mapping[DataFields, DataShape], kept: Sequence[Mapping[str, str]] = ()
 ) -> tuple[Shard, ...]:
     """Cut the runs into shards.
 
-    ``kept`` lists the run keys of shards that exist already (a study that was extended): these stay as they are, the
-    remaining runs are cut afresh in plan order.
+    ``kept``: key → id of the runs of each shard that exists already (the study may have been extended since): these
+    stay as they are, under the ids they began with; the remaining runs are cut afresh in plan order.
     """
     runs = make_runs(spec, shapes)
     by_key = {run.key: run for run in runs}
-    shards = [_shard([by_key[key] for key in keys]) for keys in kept]
-    taken = {key for keys in kept for key in keys}
+    shards = [_shard([replace(by_key[key], id=id_) for key, id_ in ids.items()]) for ids in kept]
+    taken = {key for ids in kept for key in ids}
     waiting: dict[Structure, list[Run]] = {}
     for run in runs:
         if run.key not in taken:

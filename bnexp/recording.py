@@ -269,8 +269,13 @@ class Recorder:
     def arrays(self, state: State) -> dict[str, np.ndarray[Any, Any]]:
         """Copies of weights, running statistics and final test predictions, run axis first."""
         found = trained_arrays(state)
-        if self.predictions is not None and self.structure.shape.task == "classification":
-            found["test_correct"] = on_cpu(self.predictions == self.rows.test[1])
+        ended = np.array([at is not None for at in state.diverged])
+        if self.structure.shape.task == "classification" and (self.predictions is not None or ended.all()):
+            right = np.zeros((len(self.runs), len(self.rows.test[1])), np.bool_)
+            if self.predictions is not None:
+                right[:] = on_cpu(self.predictions == self.rows.test[1])
+            right[ended] = False  # a run that diverged predicts nothing
+            found["test_correct"] = right
         return found
 
 

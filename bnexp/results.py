@@ -7,6 +7,7 @@ be read at any time. Settings come from ``spec.yaml``; a CSV only adds outcomes.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame, Series
 
-from bnexp.commits import Commit, check_whole, content_of, read_commit, read_json, run_ids
+from bnexp.commits import Commit, Content, check_whole, content_of, read_commit, read_json, run_ids
 from bnexp.errors import DamagedResults, ResultsError, SpecError
 from bnexp.layout import COMMIT, META, OUTCOMES, RUNS, SHARDS, SPEC, STATUSES, setting_columns
 from bnexp.loading import load_spec
@@ -36,14 +37,14 @@ class Part:
     """A folder that holds CSVs; ``ids`` maps each run id written there to the run id of the plan.
 
     ``whole``: its runs.csv must have a row for each of them, as that of a finished shard does. Where it is not
-    ``done`` there is no runs.csv yet. ``lengths``: how much of each CSV is committed; what is not named, all.
+    ``done`` there is no runs.csv yet. ``said``: how each CSV begins by its commit; of what is not named, all counts.
     """
 
     folder: Path
     ids: Mapping[str, str]
     whole: bool
     done: bool = True
-    lengths: Mapping[str, int] = field(default_factory=dict)
+    said: Mapping[str, Content] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +164,11 @@ def _edited(folder: Path, meta: Mapping[str, Any], parts: Sequence[Part]) -> tup
     written = meta.get("files")
     if not isinstance(written, dict) or [part.folder for part in parts] != [folder]:
         return ()
-    there = (name for name in sorted(written) if (folder / str(name)).is_file())
-    return tuple(name for name in there if content_of(folder / name)._asdict() != written[name])
+    return tuple(
+        name
+        for name in sorted(map(str, written))
+        if not (folder / name).is_file() or content_of(folder / name)._asdict() != written[name]
+    )
 
 
 def _check_is_results(folder: Path) -> None:
@@ -207,7 +211,8 @@ def _parts(folder: Path, meta: Mapping[str, Any], order: Mapping[str, str]) -> t
     if not (folder / SHARDS).is_dir():
         waiting = not recorded and not (folder / RUNS).exists()  # training is about to begin
         return () if waiting else (top,)
-    commits = {path.parent: read_commit(path) for path in sorted((folder / SHARDS).glob(f"*/{COMMIT}"))}
+    begun = [path for path in sorted((folder / SHARDS).glob(f"*/{COMMIT}")) if path.parent.suffix != ".tmp"]
+    commits = {path.parent: read_commit(path) for path in begun}
     now = {shard.name: commit.epoch for shard, commit in commits.items()}
     if commits and recorded == now and _is_current(top):
         return (top,)
@@ -232,20 +237,21 @@ def _shard(folder: Path, commit: Commit, order: Mapping[str, str]) -> Part:
     for key, name in commit.ids.items():
         if key not in order:
             raise DamagedResults(f"{folder / COMMIT}: holds run {name}, which is not in the plan")
-    lengths = {name: said.length for name, said in commit.files.items()}
-    return Part(folder, {name: order[key] for key, name in commit.ids.items()}, True, commit.done, lengths)
+    return Part(folder, {name: order[key] for key, name in commit.ids.items()}, True, commit.done, commit.files)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _read_csv(path: Path, required: Sequence[str], length: int | None = None) -> DataFrame:
+def _read_csv(path: Path, required: Sequence[str], said: Content | None = None) -> DataFrame:
     """Read a CSV as bnexp writes it: empty and ``nan`` are NaN in columns of numbers, text stays as it is written.
 
-    ``length``: only so many bytes are read.
+    ``said``: what it must begin with; the rest is not read.
     """
     try:
-        raw = path.read_bytes()[:length]
+        raw = path.read_bytes()[: said.length if said else None]
+        if said and said.sha256 is not None and hashlib.sha256(raw).hexdigest() != said.sha256:
+            raise ValueError("it is not what was committed")
         if not raw.endswith(b"\n"):
             raise ValueError("its last line is cut off")
         frame = pd.read_csv(io.BytesIO(raw), keep_default_na=False, na_values=["", "nan"], low_memory=False)
@@ -287,7 +293,7 @@ def _read_table(parts: Sequence[Part], name: str, order: Sequence[str]) -> DataF
         if name in _WITHOUT_RUNS:
             frames.append(_read_csv(path, ()))
         else:
-            frames.append(_named_by_plan(_read_csv(path, ("run", "epoch"), part.lengths.get(path.name)), part, path))
+            frames.append(_named_by_plan(_read_csv(path, ("run", "epoch"), part.said.get(path.name)), part, path))
     if not frames:
         return None
     joined = _concatenated(frames)
@@ -312,7 +318,7 @@ def _read_outcomes(part: Part) -> DataFrame:
     path = part.folder / RUNS
     if not part.done:
         return DataFrame({"run": list(part.ids.values()), "status": "running"}).reindex(columns=["run", *OUTCOMES])
-    frame = _named_by_plan(_read_csv(path, ("run", *OUTCOMES)), part, path)
+    frame = _named_by_plan(_read_csv(path, ("run", *OUTCOMES), part.said.get(RUNS)), part, path)
     if frame["run"].duplicated().any():
         raise DamagedResults(f"{path}: run {frame['run'][frame['run'].duplicated()].iloc[0]} stands there twice")
     absent = set(part.ids.values()) - set(frame["run"]) if part.whole else ()

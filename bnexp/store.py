@@ -6,10 +6,11 @@ study was cut, interrupted or extended.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -86,8 +87,13 @@ def is_new(folder: Path) -> bool:
 
 def clear(folder: Path) -> None:
     """Remove everything that a study wrote into the folder; refuse to touch what bnexp did not write."""
-    if read_meta(folder) is None and not is_new(folder):
+    ours = (folder / META).exists() or (folder / SHARDS).is_dir()
+    if not (ours or is_new(folder)):
         raise ResultsError(f"{folder}: not a bnexp results folder and not empty; choose another with --out DIR")
+    with suppress(DamagedResults):
+        meta = read_meta(folder)
+        if meta is not None:  # so that what is half removed is not missed
+            write_meta(folder, {**meta, "committed": {}, "files": {}})
     with files.storage(folder):
         here = sorted(folder.iterdir())
     # meta.json last: without it the rest would be nobody's.
@@ -96,12 +102,14 @@ def clear(folder: Path) -> None:
             files.remove(path)
 
 
-def committed_shards(folder: Path) -> dict[str, Commit]:
-    """The last commit of every shard, by shard name, checked against its files."""
+def committed_shards(folder: Path, checked: Callable[[Commit], bool] = lambda commit: True) -> dict[str, Commit]:
+    """The last commit of every shard, by shard name; those that are to be ``checked`` against their files."""
     found = {}
     for path in sorted((folder / SHARDS).glob(f"*/{COMMIT}")):
-        found[path.parent.name] = read_commit(path)
-        check(path.parent, found[path.parent.name])
+        if path.parent.suffix != files.TEMPORARY:
+            commit = found[path.parent.name] = read_commit(path)
+            if checked(commit):
+                check(path.parent, commit)
     return found
 
 
@@ -125,9 +133,8 @@ def assemble(
     axes: Sequence[str],
 ) -> None:
     """Put the top CSVs together from the shards' commits, each streamed to a new file and renamed into place."""
-    places = _places(commits)
     for table in tables.values():
-        reader = _ShardRows(folder, f"{table.name}.csv", places)
+        reader = _ShardRows(folder, f"{table.name}.csv", commits)
         rows = (text for run in runs for text in reader.take(run))
         _replace_lines(folder / f"{table.name}.csv", chain([header(table)], rows))
     _replace_lines(folder / RUNS, _run_lines(folder, runs, commits, columns, tables["curves"]))
@@ -153,7 +160,7 @@ def _run_lines(
     outcome = outcome_header(curves)
     yield line(["run", "seed", *columns, *outcome])
     begun = _places(commits)
-    reader = _ShardRows(folder, RUNS, _places({name: commit for name, commit in commits.items() if commit.done}))
+    reader = _ShardRows(folder, RUNS, {name: commit for name, commit in commits.items() if commit.done})
     for run in runs:
         found = reader.take(run)
         start = line([run.id, *run_values(run, columns)])[:-1]
@@ -166,8 +173,8 @@ def _run_lines(
 class _ShardRows:
     """Rows of one table, run by run; each shard's file is read once and let go when its last run was taken."""
 
-    def __init__(self, folder: Path, name: str, places: Mapping[str, tuple[str, str]]) -> None:
-        self.folder, self.name, self.places = folder, name, places
+    def __init__(self, folder: Path, name: str, commits: Mapping[str, Commit]) -> None:
+        self.folder, self.name, self.commits, self.places = folder, name, commits, _places(commits)
         self.open: dict[str, dict[str, list[str]]] = {}
 
     def take(self, run: Run) -> list[str]:
@@ -189,14 +196,16 @@ class _ShardRows:
         path = self.folder / SHARDS / shard / self.name
         rows: dict[str, list[str]] = {}
         try:
-            with path.open(encoding="utf-8", newline="") as stream:
-                next(stream, None)
-                start, own = "\n", [""]  # of the run whose rows come just now
-                for row in stream:
-                    if not row.startswith(start):
-                        found = first_field(row)
-                        start, own = line([found])[:-1] + ",", rows.setdefault(found, [])
-                    own.append(row)
+            # No further than the commit: what comes after it nobody has said to be there.
+            text = path.read_bytes()[: self.commits[shard].files[self.name].length].decode("utf-8")
+            stream = io.StringIO(text, newline="")
+            next(stream, None)
+            start, own = "\n", [""]  # of the run whose rows come just now
+            for row in stream:
+                if not row.startswith(start):
+                    found = first_field(row)
+                    start, own = line([found])[:-1] + ",", rows.setdefault(found, [])
+                own.append(row)
         except (OSError, ValueError) as error:
             raise DamagedResults(f"{path}: cannot be read: {error}") from None
         return rows

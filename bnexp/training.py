@@ -66,6 +66,9 @@ def train(
     if stack.epoch is not None:
         begun = State(parameters, state, running, None, None, diverged, identities)
         diverged, first = recorder.restore(saved, begun, stack.epoch), stack.epoch + 1
+        if all(at is not None for at in diverged):
+            yield recorder.last(begun._replace(diverged=diverged))
+            return
     for epoch in range(first, structure.epochs + 1):
         if epoch > 0:
             rates = put(learning_rates(runs, structure, epoch, dtype), device)

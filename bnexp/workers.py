@@ -23,7 +23,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from bnexp.errors import StorageError
-from bnexp.interruption import SIGNALS, held
+from bnexp.interruption import SIGNALS, blocked
 
 PRELOADED = ["bnexp.preload"]
 NAMELESS = sys.platform == "linux"  # an open file can be opened by others through /proc
@@ -36,13 +36,20 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def blas_kernels() -> str:
+    """For which processors the BLAS of NumPy has chosen its kernels: other kernels sum in another order."""
+    from threadpoolctl import threadpool_info
+
+    return ", ".join(sorted({str(one["architecture"]) for one in threadpool_info() if "architecture" in one}))
+
+
 def warm_up() -> None:
     """Let the server of workers start; it imports what they need meanwhile. Nothing where there is none."""
     global FORKS
     if FORKS:
         multiprocessing.set_forkserver_preload(PRELOADED)
         try:
-            with _single_threaded(), held():
+            with _single_threaded(), blocked():
                 forkserver.ensure_running()
         except OSError:  # no place for its socket: TMPDIR is longer than a socket's path may be, or full
             FORKS = False
@@ -54,7 +61,7 @@ def start_worker(live: Callable[[Connection], None]) -> tuple[Connection, BasePr
     context: Any = multiprocessing.get_context("forkserver" if FORKS else "spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_live, args=(live, theirs), daemon=True)
-    with _single_threaded(), held():
+    with _single_threaded(), blocked():
         process.start()
     theirs.close()
     return ours, process
@@ -99,6 +106,8 @@ class Shared:
                 end += self._file.write(bytes(-end % 64))  # arrays start on a cache line
             self._file.flush()
         except OSError as error:
+            with suppress(OSError, AttributeError):
+                self._file.close()
             raise StorageError(f"{tempfile.gettempdir()}: {error.strerror or error} (temporary files)") from error
         self._path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}" if NAMELESS else self._file.name
 

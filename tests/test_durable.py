@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +244,60 @@ def test_a_signal_ends_after_the_epoch(tmp_path, number, code, workers):
     assert set(epochs) <= set(after)
 
 
+def interrupted(folder, spec, after):
+    """Train until so many checkpoints have come."""
+
+    class Stop(Silent):
+        left = after
+
+        def epoch(self, stack, message):
+            self.left -= message.arrays is not None
+            if not self.left:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(spec, Request(out=folder, workers=1), Stop())
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_an_extension_renames_runs_that_were_begun(tmp_path, after):
+    """A new axis gives every run a new id; rows that were committed before it keep theirs until the end."""
+    spec, larger = make_spec(TINY), make_spec(TINY, "train.lr=0.1,0.3", "seeds=2")
+    run_experiment(larger, Request(out=tmp_path / "whole", workers=1), Silent())
+    interrupted(tmp_path / "tiny", spec, after)
+    run_experiment(larger, Request(out=tmp_path / "tiny", workers=1, extend=True), Silent())
+    (whole,), (grown,) = load_results([tmp_path / "whole"]), load_results([tmp_path / "tiny"])
+    for name in ("curves", "activations", "runs"):
+        ours, theirs = (one.table(name).sort_values(["run"], kind="stable") for one in (grown, whole))
+        assert ours.to_csv(index=False) == theirs.to_csv(index=False)
+
+
+def test_runs_that_all_diverged_are_gone_on_with(tmp_path):
+    text = "name: d\ndata: {name: digits, subset: 200}\nmodel: {hidden: [4, 4], activation: relu}\n"
+    text += "train: {epochs: 8, lr: [1e20, 1e25]}\nevaluate_every: 20\nseeds: 1\n"
+    spec = make_spec(text)
+    run_experiment(spec, Request(out=tmp_path / "whole", workers=1), Silent())
+    for after in (1, 2):
+        folder = tmp_path / f"d{after}"
+        interrupted(folder, spec, after)
+        run_experiment(spec, Request(out=folder, workers=1), Silent())
+        assert csvs(folder) == csvs(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("request_", [{"restart_unfinished": True}, {"overwrite": True}])
+def test_a_kill_while_a_folder_is_cleared(whole, tmp_path, monkeypatch, request_):
+    for n in range(1, 60):
+        folder = tmp_path / f"tiny{n}"
+        interrupted(folder, make_spec(TINY), 2)
+        monkeypatch.setattr(files, "system", FailsAt(n, "kill"))
+        with suppress(Killed):
+            run(folder, **request_)
+        monkeypatch.setattr(files, "system", files.System())
+        run(folder)
+        assert csvs(folder) == csvs(whole)
+        shutil.rmtree(folder)
+
+
 # --- two processes ----------------------------------------------------------------------------------------------------
 
 
@@ -365,14 +419,8 @@ def test_a_newer_folder_is_refused(whole, tmp_path):
 
 
 def test_a_shard_is_finished_by_what_began_it(whole, tmp_path, monkeypatch):
-    class Stop(Silent):
-        def epoch(self, stack, message):
-            if message.arrays is not None:
-                raise KeyboardInterrupt
-
     folder = tmp_path / "tiny"
-    with pytest.raises(KeyboardInterrupt):
-        run_experiment(make_spec(TINY), Request(out=folder, workers=1), Stop())
+    interrupted(folder, make_spec(TINY), 1)
     honest = bnexp.experiment.computed_by
     monkeypatch.setattr(bnexp.experiment, "computed_by", lambda device: {**honest(device), "numpy": "1.0"})
     with pytest.raises(UsageError, match=r"with numpy .*, here it is 1\.0; .*--restart-unfinished"):

@@ -253,7 +253,7 @@ def test_an_extended_study_keeps_its_shards():
     small = make_spec("data: digits\ntrain: {lr: [0.1]}\nseeds: 10")
     large = make_spec("data: digits\ntrain: {lr: [0.1, 1]}\nseeds: 12")
     old = make_plan(small, shapes(small))
-    new = make_plan(large, shapes(large), [[run.key for run in shard.runs] for shard in old])
+    new = make_plan(large, shapes(large), [{run.key: run.id for run in shard.runs} for shard in old])
     assert [shard.name for shard in new[: len(old)]] == [shard.name for shard in old]
     assert sorted(run.key for shard in new for run in shard.runs) == sorted(
         r.key for r in make_runs(large, shapes(large))
