@@ -240,10 +240,8 @@ class Recorder:
         found["diverged"] = np.array([-1 if at is None else at for at in state.diverged], np.int64)
         return found
 
-    def restore(
-        self, saved: Sequence[Mapping[str, np.ndarray[Any, Any]]], state: State, epoch: int
-    ) -> list[int | None]:
-        """Put back what ``checkpoint`` copied after an epoch, one mapping a shard; the runs' epochs of divergence."""
+    def restore(self, saved: Sequence[Mapping[str, np.ndarray[Any, Any]]], state: State, epoch: int) -> State:
+        """Put back what ``checkpoint`` copied after an epoch, one mapping a shard; the state with who had diverged."""
         places = dict(state.parameters)
         places |= {f"optimizer.{name}": array for name, array in state.optimizer.items() if array.ndim}
         for layer, statistics in enumerate(state.running, start=1):
@@ -264,7 +262,7 @@ class Recorder:
             _, measure, key = name.split(".", 2)
             whole = put(_joined([part.get(name) for part in kept], saved), self.rows.device)
             self.memory[measure][key] = whole if MEASURES[measure].by_arrays else as_tensors(whole)
-        return diverged
+        return state._replace(diverged=diverged)
 
     def arrays(self, state: State) -> dict[str, np.ndarray[Any, Any]]:
         """Copies of weights, running statistics and final test predictions, run axis first."""

@@ -151,6 +151,8 @@ def _load(folder: Path) -> Results:
     meta = read_json(folder / META)
     check_whole(folder / META, meta)
     spec = _read_spec(folder)
+    if meta.get("study_sha256", spec.study_sha256()) != spec.study_sha256():
+        raise DamagedResults(f"{folder / SPEC}: not the study that was trained; the train command writes it anew")
     planned = planned_runs(spec)
     order = _plan_order(folder, meta, planned)
     parts = _parts(folder, meta, order)

@@ -58,18 +58,17 @@ def train(
     differentiate = make_step(parameters, structure, device)
     descent = make_descent(parameters, optimizer, state, running, structure, knobs, keep, rows, device)
     recorder = Recorder(structure, runs, rows, options)
-    diverged: list[int | None] = [None] * len(runs)
     last: LastStep | None = None
     minibatches: _Sums | None = None
 
-    first = 0
+    now = State(parameters, state, running, None, None, [None] * len(runs), identities)
     if stack.epoch is not None:
-        begun = State(parameters, state, running, None, None, diverged, identities)
-        diverged, first = recorder.restore(saved, begun, stack.epoch), stack.epoch + 1
+        now = recorder.restore(saved, now, stack.epoch)
+    diverged = list(now.diverged)
+    for epoch in range(0 if stack.epoch is None else stack.epoch + 1, structure.epochs + 1):
         if all(at is not None for at in diverged):
-            yield recorder.last(begun._replace(diverged=diverged))
+            yield recorder.last(now)
             return
-    for epoch in range(first, structure.epochs + 1):
         if epoch > 0:
             rates = put(learning_rates(runs, structure, epoch, dtype), device)
             minibatches = _Sums(structure)
@@ -109,9 +108,6 @@ def train(
         means = minibatches.means() if minibatches else None
         now = State(parameters, state, running, last, means, diverged, identities)
         yield recorder.epoch(epoch, now)
-        if all(at is not None for at in diverged) and epoch < structure.epochs:
-            yield recorder.last(now)
-            return
 
 
 def _poison(running: list[Statistics], diverged: Sequence[int | None]) -> None:

@@ -386,6 +386,26 @@ def test_a_csv_that_was_edited_is_read_with_a_warning(whole, tmp_path, capsys):
     assert "curves.csv is not as training wrote" in (tmp_path / "page.html").read_text()
 
 
+def test_a_spec_that_was_edited_is_refused(whole, tmp_path):
+    folder = tmp_path / "tiny"
+    shutil.copytree(whole, folder)
+    (folder / "spec.yaml").write_text((folder / "spec.yaml").read_text().replace("batch_size: 10", "batch_size: 20"))
+    with pytest.raises(DamagedResults, match=r"spec\.yaml: not the study that was trained"):
+        load_results([folder])
+    run(folder)
+    load_results([folder])
+
+
+def test_train_puts_top_csvs_right(whole, tmp_path):
+    folder = tmp_path / "tiny"
+    shutil.copytree(whole, folder)
+    (folder / "curves.csv").write_text("run,epoch\n")
+    (folder / "items.csv").unlink()
+    assert load_results([folder])[0].edited == ("curves.csv", "items.csv")
+    assert run(folder).trained == 0
+    assert csvs(folder) == csvs(whole)
+
+
 @pytest.mark.parametrize("schema", [1, 2])
 def test_folders_of_every_schema_are_read_and_gone_on_with(whole, tmp_path, schema):
     folder = tmp_path / "tiny"
