@@ -166,7 +166,8 @@ def _report_training(summary: Summary, as_json: bool, quiet: bool, verbose: bool
     console.print_summary(summary, quiet)
     if summary.failures:
         shown = {text if verbose else text.strip().splitlines()[-1] for text in summary.failures.values()}
-        raise errors.TrainingFailed(
+        kind = errors.DeviceLost if summary.lost else errors.TrainingFailed
+        raise kind(
             f"{len(summary.failures)} shards failed ({'; '.join(sorted(shown))}); the same command tries them again"
             + ("" if verbose else ", -v shows the traceback")
         )

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection, wait
@@ -34,6 +34,7 @@ from bnexp.tables import encode, outcome_values
 from bnexp.training import is_exact, train
 from bnexp.workers import Shared, one_thread, receive, start_worker
 
+REPLACEMENTS = 3  # of a worker that is gone, before its stack is given up
 ASK = None  # what is sent to a worker to have a checkpoint
 LOOK_EVERY = 0.2  # seconds after which a coordinator that waits looks whether it should stop
 MESSAGE_EVERY = 0.2  # seconds between messages: each costs the coordinator, which shares the cores with the workers
@@ -43,7 +44,14 @@ DEVICE_WORKERS = 2  # threads that feed a GPU, unless told otherwise
 WORKER_SECONDS = 0.5  # estimated work below which workers cost more than they save
 
 
-Saved: TypeAlias = Callable[[Shard], Mapping[str, "np.ndarray[Any, Any]"]]  # a shard's last checkpoint
+class Begun(NamedTuple):
+    """How far a shard is: its last committed epoch and checkpoint; no arrays if it is done."""
+
+    epoch: int
+    arrays: Mapping[str, np.ndarray[Any, Any]] | None
+
+
+Saved: TypeAlias = Callable[[Shard], Begun | None]  # how far a shard is; None if it has not begun
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ class Message(NamedTuple):
     shards: Sequence[int] = ()  # which of the stack's shards the rows, outcomes and arrays are of
     again: bool = False  # these shards did not fit into memory together: they go on from their checkpoint, in halves
     done: bool = False  # the stack has nothing left to do
+    lost: bool = False  # its workers ended again and again
     seconds: float = 0.0
     exact: bool | None = None  # of the first stack on a CPU: whether stacking changes no bit on this machine
     error: str = ""
@@ -158,7 +167,7 @@ def run_stacks(
 ) -> Messages:
     """Train every stack and yield messages as they come; an exception in a stack becomes a message with ``error``.
 
-    ``saved`` gives a shard's last checkpoint, where its stack goes on from one. Send True to have a checkpoint.
+    ``saved`` says how far a shard is when its stack is dealt out. Send True to have a checkpoint.
     Once ``stop`` says so, each stack at work ends with a checkpoint after its epoch, and no other begins.
     """
     workers = min(workers, len(stacks))
@@ -170,8 +179,8 @@ def run_stacks(
         yield from _in_workers(stacks, job, workers, saved, stop)
 
 
-def _begun(stack: Stack, saved: Saved) -> list[Arrays]:
-    return [] if stack.epoch is None else [saved(shard) for shard in stack.shards]
+def _begun(stack: Stack, saved: Saved) -> list[Begun | None]:
+    return [saved(shard) for shard in stack.shards]
 
 
 def _here(stacks: Sequence[Stack], job: Job, saved: Saved, stop: Callable[[], bool]) -> Messages:
@@ -248,16 +257,18 @@ def _queue_of_work(device: str) -> AbstractContextManager[Any]:
 
 
 def _train_stack(
-    index: int, stack: Stack, begun: Sequence[Arrays], job: Job, wanted: Callable[[], bool]
+    index: int, stack: Stack, begun: Sequence[Begun | None], job: Job, wanted: Callable[[], bool]
 ) -> Iterator[Message]:
     """Train a stack, or where it does not fit into memory its halves by whole shards, one after the other.
 
-    ``begun``: the checkpoints of its shards; ``wanted`` says after an epoch whether one is to be sent.
+    ``begun``: how far its shards are; ``wanted`` says after an epoch whether a checkpoint is to be sent.
     """
-    last: dict[int, tuple[int, Arrays]] = {}  # place of a shard → epoch and arrays to go on from
-    if stack.epoch is not None:
-        last = {place: (stack.epoch, arrays) for place, arrays in enumerate(begun)}
-    parts = [tuple(range(len(stack.shards)))]
+    last = {place: (one.epoch, one.arrays) for place, one in enumerate(begun) if one and one.arrays is not None}
+    by_epoch: dict[int | None, list[int]] = {}
+    for place, one in enumerate(begun):
+        if one is None or one.arrays is not None:
+            by_epoch.setdefault(one and one.epoch, []).append(place)
+    parts = list(map(tuple, by_epoch.values()))
     while parts:
         part = parts.pop(0)
         try:
@@ -332,89 +343,109 @@ def _with_arrays(message: Message, stack: Stack, epoch: Epoch, job: Job) -> Mess
 
 
 def _in_workers(stacks: Sequence[Stack], job: Job, workers: int, saved: Saved, stop: Callable[[], bool]) -> Messages:
-    pipes: dict[Connection, BaseProcess] = {}
-    busy: dict[Connection, int] = {}
-    waiting = list(enumerate(stacks))
-    shared = Shared(job)
-    try:
-        for _ in range(workers):
-            pipe, process = start_worker(_work)
-            pipes[pipe] = process
-        for pipe in pipes:
-            with suppress(OSError):  # a worker that is gone already
-                shared.send(pipe)
-        for pipe in pipes:
-            _has_received(pipe)
-        shared.close()
-        for pipe in pipes:
-            _deal(pipe, waiting, busy, saved)
+    with closing(_Crew(stacks, job, saved, stop)) as crew:
+        yield from crew.work(workers)
+
+
+class _Crew:
+    """Worker processes, who is busy with what, and the stacks that wait."""
+
+    def __init__(self, stacks: Sequence[Stack], job: Job, saved: Saved, stop: Callable[[], bool]) -> None:
+        self.stacks, self.saved, self.stop = stacks, saved, stop
+        self.waiting = list(enumerate(stacks))
+        self.busy: dict[Connection, int] = {}
+        self.pipes: dict[Connection, BaseProcess] = {}
+        self.lost = [0] * len(stacks)  # how often a stack's worker was
+        self.shared = Shared(job)
+
+    def work(self, workers: int) -> Messages:
+        """Deal out the stacks until all are done, or ``stop`` says so."""
+        for pipe in self.hire(workers):
+            self.deal(pipe)
         stopping = False
-        while busy:
-            for ready in wait(list(busy), LOOK_EVERY):
+        while self.busy or (self.waiting and not self.stop()):
+            if not self.busy:  # all workers are gone, and a stack still waits
+                yield from self.replace()
+                continue
+            for ready in wait(list(self.busy), LOOK_EVERY):
                 assert isinstance(ready, Connection)
-                yield from _receive(ready, stacks, waiting, busy, saved, stop)
-            if stop() and not stopping:
+                yield from self.receive(ready)
+            if self.stop() and not stopping:
                 stopping = True
-                for pipe in busy:
+                for pipe in self.busy:
                     with suppress(OSError):
                         pipe.send(ASK)
-        for index, stack in waiting if not stop() else ():
-            yield _lost(index, stack, "no worker process is left")
-        busy.clear()
-    finally:
-        shared.close()
-        for pipe in pipes:
+
+    def hire(self, count: int) -> list[Connection]:
+        """Start workers and tell them their job."""
+        hired = []
+        for _ in range(count):
+            pipe, process = start_worker(_work)
+            self.pipes[pipe] = process
+            hired.append(pipe)
+        for pipe in hired:
+            with suppress(OSError):  # a worker that is gone already
+                self.shared.send(pipe)
+        for pipe in hired:
+            with suppress(EOFError, OSError):
+                pipe.recv()
+        return hired
+
+    def deal(self, pipe: Connection) -> None:
+        """Give an idle worker the next stack, if there is one."""
+        self.busy.pop(pipe, None)
+        if self.waiting:
+            index, stack = self.waiting[0]
+            with suppress(OSError):  # else the worker is gone, and the stack waits for another
+                pipe.send((index, stack, _begun(stack, self.saved)))
+                self.busy[pipe] = index
+                del self.waiting[0]
+
+    def receive(self, pipe: Connection) -> Messages:
+        """What a worker says, or that it is gone."""
+        try:
+            message = pipe.recv()
+        except (EOFError, OSError):
+            index = self.busy.pop(pipe)
+            stack = self.stacks[index]
+            self.waiting.insert(0, (index, stack))
+            yield Message(index, 0, [], math.nan, len(stack.runs), shards=range(len(stack.shards)), again=True)
+            yield from self.replace()
+            return
+        asked = yield message
+        if self.stop() and (message.arrays is not None or message.error):
+            self.busy.pop(pipe)
+        elif message.done:
+            self.deal(pipe)
+        elif asked:
+            with suppress(OSError):
+                pipe.send(ASK)
+
+    def replace(self) -> Messages:
+        """Let another worker go on from the last commits of the first stack that waits; three times, then give up."""
+        index, stack = self.waiting[0]
+        self.lost[index] += 1
+        if self.lost[index] > REPLACEMENTS:
+            del self.waiting[0]
+            why = f"the worker process ended {self.lost[index]} times (out of memory, or killed)"
+            yield _lost(index, stack, why)._replace(lost=True)
+        else:
+            self.deal(self.hire(1)[0])
+
+    def close(self) -> None:
+        """End all workers; those that still train at once."""
+        self.shared.close()
+        for pipe in self.pipes:
             pipe.close()
-        deadline = time.monotonic() + (0 if busy or stop() else 2)
-        for process in pipes.values():
+        deadline = time.monotonic() + (0 if self.busy or self.stop() else 2)
+        for process in self.pipes.values():
             process.join(max(0, deadline - time.monotonic()))
             if process.is_alive():
                 process.terminate()
 
 
-def _deal(pipe: Connection, waiting: list[tuple[int, Stack]], busy: dict[Connection, int], saved: Saved) -> None:
-    """Give an idle worker the next stack, if there is one."""
-    busy.pop(pipe, None)
-    if waiting:
-        index, stack = waiting[0]
-        with suppress(OSError):  # else the worker is gone, and the stack waits for another
-            pipe.send((index, stack, _begun(stack, saved)))
-            busy[pipe] = index
-            del waiting[0]
-
-
-def _has_received(pipe: Connection) -> None:
-    """Wait until a worker knows its job, or is gone."""
-    with suppress(EOFError, OSError):
-        pipe.recv()
-
-
 def _lost(index: int, stack: Stack, why: str) -> Message:
     return Message(index, 0, [], 0.0, 0, shards=range(len(stack.shards)), done=True, error=why)
-
-
-def _receive(
-    pipe: Connection,
-    stacks: Sequence[Stack],
-    waiting: list[tuple[int, Stack]],
-    busy: dict[Connection, int],
-    saved: Saved,
-    stop: Callable[[], bool],
-) -> Messages:
-    try:
-        message = pipe.recv()
-    except (EOFError, OSError):
-        index = busy.pop(pipe)
-        yield _lost(index, stacks[index], "the worker process ended (out of memory, or killed)")
-        return
-    asked = yield message
-    if stop() and (message.arrays is not None or message.error):
-        busy.pop(pipe)
-    elif message.done:
-        _deal(pipe, waiting, busy, saved)
-    elif asked:
-        with suppress(OSError):
-            pipe.send(ASK)
 
 
 def _work(pipe: Connection) -> None:

@@ -30,6 +30,7 @@ from bnexp.errors import DeviceUnavailable, ResultsError, StorageError, UsageErr
 from bnexp.executors import (
     DEVICE_WORKERS,
     WORKER_SECONDS,
+    Begun,
     Job,
     Message,
     Messages,
@@ -101,6 +102,7 @@ class Summary:
     trained: int = 0
     exact_stack: bool | None = None  # None: not checked (nothing was trained, or not on a CPU)
     failures: dict[str, str] = field(default_factory=dict)
+    lost: bool = False  # workers ended again and again
 
 
 def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bool = False) -> Summary:
@@ -238,9 +240,12 @@ class _Study:
         """Where a shard's files lie."""
         return self.folder / SHARDS / shard.name
 
-    def saved(self, shard: Shard) -> dict[str, np.ndarray[Any, Any]]:
-        """The last checkpoint of a shard that was begun before."""
-        return load_arrays(self.shard_folder(shard), self.commits[shard.name])
+    def saved(self, shard: Shard) -> Begun | None:
+        """How far a shard is."""
+        commit = self.commits.get(shard.name)
+        if commit is None:
+            return None
+        return Begun(commit.epoch, None if commit.done else load_arrays(self.shard_folder(shard), commit))
 
     def keep(self, stack: Stack, message: Message) -> bool:
         """Keep what a message brings, and commit where it brings a checkpoint; whether one of the stack is wanted."""
@@ -248,6 +253,7 @@ class _Study:
             self.summary.exact_stack = message.exact
         # A worker that is lost may have finished some of its stack's shards.
         shards = [stack.shards[place] for place in message.shards if stack.shards[place].name in self.writers]
+        self.summary.lost |= message.lost
         if message.error:
             self.summary.failures.update(dict.fromkeys((shard.name for shard in shards), message.error))
         if message.error or message.again:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -296,6 +297,39 @@ def test_a_kill_while_a_folder_is_cleared(whole, tmp_path, monkeypatch, request_
         run(folder)
         assert csvs(folder) == csvs(whole)
         shutil.rmtree(folder)
+
+
+class Kills(Silent):
+    """Kill a worker at each of its first messages, so many times."""
+
+    def __init__(self, times):
+        self.times = times
+
+    def epoch(self, stack, message):
+        if self.times and not (message.again or message.error) and message.epoch > 0:
+            self.times -= 1
+            for process in multiprocessing.active_children():
+                os.kill(process.pid, signal.SIGKILL)
+                process.join()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
+def test_another_worker_goes_on_from_the_commit(whole, tmp_path):
+    summary = run_experiment(make_spec(TINY), Request(out=tmp_path / "tiny", workers=2), Kills(3))
+    assert (summary.failures, summary.lost, summary.trained) == ({}, False, 4)
+    assert csvs(tmp_path / "tiny") == csvs(whole)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
+def test_a_stack_whose_workers_end_again_and_again_is_given_up(tmp_path):
+    spec = make_spec(TINY, "train.epochs=200")
+    summary = run_experiment(spec, Request(out=tmp_path / "tiny", workers=2), Kills(1000))
+    assert summary.lost
+    assert "worker process ended 4 times" in "".join(summary.failures.values())
+    load_results([tmp_path / "tiny"])
+    for name in ("tiny", "whole"):
+        run_experiment(spec, Request(out=tmp_path / name, workers=1), Silent())
+    assert csvs(tmp_path / "tiny") == csvs(tmp_path / "whole")
 
 
 # --- two processes ----------------------------------------------------------------------------------------------------
