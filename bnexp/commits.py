@@ -70,7 +70,9 @@ def _checksum(data: Mapping[str, Any]) -> str:
 def check_whole(path: Path, data: Mapping[str, Any]) -> None:
     """Raise DamagedResults if a JSON file does not say what was written; before schema 2 there was no checksum."""
     if check_schema(path, data) > 1 and path.read_bytes() != as_json(data):
-        raise DamagedResults(f"{path}: not what bnexp wrote (it was changed since)")
+        raise DamagedResults(
+            f"{path}: not what bnexp wrote, it was changed since; restore it, or train anew with --out DIR"
+        )
 
 
 def check_schema(path: Path, data: Mapping[str, Any]) -> int:
