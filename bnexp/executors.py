@@ -24,10 +24,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from bnexp.data import Dataset
-from bnexp.device_steps import bytes_per_run
 from bnexp.layout import Table
 from bnexp.lazy_torch import torch
-from bnexp.plan import Shard, Stack, Structure
+from bnexp.plan import Shard, Stack
 from bnexp.recording import Epoch, Options
 from bnexp.spec import DataFields
 from bnexp.tables import encode, outcome_values
@@ -38,10 +37,6 @@ REPLACEMENTS = 3  # of a worker that is gone, before its stack is given up
 ASK = None  # what is sent to a worker to have a checkpoint
 LOOK_EVERY = 0.2  # seconds after which a coordinator that waits looks whether it should stop
 MESSAGE_EVERY = 0.2  # seconds between messages: each costs the coordinator, which shares the cores with the workers
-STACK_RUNS = 32  # more runs fall out of the cache: measured in tests/benchmarks/LOG.md
-STACK_BYTES = 16 * 2**20  # parameters of a stack, float32
-DEVICE_WORKERS = 2  # threads that feed a GPU, unless told otherwise
-WORKER_SECONDS = 0.5  # estimated work below which workers cost more than they save
 
 
 class Begun(NamedTuple):
@@ -88,78 +83,6 @@ class Message(NamedTuple):
     seconds: float = 0.0
     exact: bool | None = None  # of the first stack on a CPU: whether stacking changes no bit on this machine
     error: str = ""
-
-
-def make_stacks(
-    shards: Sequence[Shard], workers: int, room: int | None = None, reached: Mapping[str, int] | None = None
-) -> list[Stack]:
-    """Deal shards out to workers, and join what a worker has of one structure and epoch; the longest work comes first.
-
-    ``reached``: the committed epoch of shards, by name, that were begun before.
-
-    Each shard, the longest first, goes where the work would then end soonest (Graham 1969). A stack has at most 32 runs
-    and 16 MiB of parameters; where ``room`` is given, the bytes free on a device, as many runs as fit there.
-    """
-    kinds = [(shard.structure, (reached or {}).get(shard.name)) for shard in shards]
-    alone = [_shard_seconds(shard, epoch) for shard, (_, epoch) in zip(shards, kinds, strict=True)]
-    piles: list[dict[tuple[Structure, int | None], list[int]]] = [{} for _ in range(workers)]
-    loads = [0.0] * workers
-    for index in sorted(range(len(shards)), key=lambda index: -alone[index]):
-        ends = [
-            load + alone[index] + (0 if kinds[index] in pile else _call_seconds(*kinds[index]))
-            for load, pile in zip(loads, piles, strict=True)
-        ]
-        chosen = ends.index(min(ends))
-        loads[chosen] = ends[chosen]
-        piles[chosen].setdefault(kinds[index], []).append(index)
-    stacks = [
-        Stack(structure, group, epoch)
-        for pile in piles
-        for (structure, epoch), indices in pile.items()
-        for group in _cut(structure, [shards[index] for index in sorted(indices)], room)
-    ]
-    return sorted(stacks, key=lambda stack: -estimated_seconds(stack))
-
-
-def _cut(structure: Structure, group: Sequence[Shard], room: int | None) -> Iterator[tuple[Shard, ...]]:
-    """Parts of about equal size that fit into the cache, or into the device's memory."""
-    n_parameters = max(structure.n_parameters(run.switches) for shard in group for run in shard.runs)
-    runs_per_shard = max(len(shard.runs) for shard in group)
-    if room is None:
-        runs = min(STACK_RUNS, STACK_BYTES // (4 * n_parameters))
-    else:
-        runs = room // bytes_per_run(structure, n_parameters)
-    count = -(-len(group) // max(1, runs // runs_per_shard))
-    bounds = [len(group) * i // count for i in range(count + 1)]
-    return (tuple(group[a:b]) for a, b in pairwise(bounds))
-
-
-def estimated_seconds(stack: Stack) -> float:
-    """A rough guess of the time to train a stack on one core, to decide on workers and to deal out the work."""
-    alone = sum(_shard_seconds(shard, stack.epoch) for shard in stack.shards)
-    return _call_seconds(stack.structure, stack.epoch) + alone
-
-
-def _call_seconds(structure: Structure, epoch: int | None) -> float:
-    """Time that a stack costs whatever its size: 25 µs a step."""
-    return _steps_left(structure, epoch) * 25e-6
-
-
-def _steps_left(structure: Structure, epoch: int | None) -> int:
-    return (structure.epochs - (epoch or 0)) * structure.steps_per_epoch
-
-
-def _shard_seconds(shard: Shard, epoch: int | None) -> float:
-    """Time for the arithmetic of a shard: 150 GFLOP/s in products; 2 ns an activation, or 3 with a norm.
-
-    Measured in tests/benchmarks/LOG.md on one machine; of others an assumption.
-    """
-    structure = shard.structure
-    steps = _steps_left(structure, epoch)
-    activations = sum(structure.hidden) * structure.batch_size
-    elementwise = activations * (3e-9 if structure.normalizes else 2e-9)
-    products = sum(6 * structure.n_parameters(run.switches) * structure.batch_size for run in shard.runs) / 150e9
-    return steps * (len(shard.runs) * elementwise + products)
 
 
 def run_stacks(

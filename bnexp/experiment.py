@@ -6,47 +6,32 @@ Everything that can be wrong with the input is found before the folder is touche
 from __future__ import annotations
 
 import ctypes
-import json
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
-import bnexp
-from bnexp import kernels, source, store
+from bnexp import source, store
 from bnexp.claim_checks import check_claims
 from bnexp.commits import Commit
+from bnexp.continuation import kept_shards
 from bnexp.data import Dataset, load_dataset
-from bnexp.errors import DeviceUnavailable, ResultsError, StorageError, UsageError
-from bnexp.executors import (
-    DEVICE_WORKERS,
-    WORKER_SECONDS,
-    Begun,
-    Job,
-    Message,
-    Messages,
-    estimated_seconds,
-    make_stacks,
-    run_stacks,
-)
+from bnexp.errors import DeviceUnavailable, StorageError, UsageError
+from bnexp.executors import Begun, Job, Message, Messages, run_stacks
 from bnexp.interruption import Interruption
-from bnexp.layout import RUNS, SHARDS, SPEC, setting_columns
-from bnexp.loading import load_spec
+from bnexp.layout import RUNS, SHARDS, setting_columns
+from bnexp.origin import checksums, computed_by, device_name, git_state, versions
 from bnexp.plan import DataShape, Run, Shard, Stack, make_plan, make_runs
 from bnexp.recording import Options
 from bnexp.shard_files import ShardFiles, load_arrays
 from bnexp.spec import DataFields, Spec
+from bnexp.stacks import DEVICE_WORKERS, WORKER_SECONDS, estimated_seconds, make_stacks
 from bnexp.tables import study_tables
-from bnexp.workers import available_cores, blas_kernels
+from bnexp.workers import available_cores
 
 COMMIT_EVERY = 2.0  # seconds between commits of a stack, or
 COMMIT_SHARE = 50  # so many times as long as the last one took
@@ -115,10 +100,10 @@ def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bo
     device = resolve_device(request.device)
     folder = request.out or Path("results") / spec.name
     if dry_run:
-        kept = _kept_shards(folder, spec, runs, request, datasets, device, locked=False)
+        kept = kept_shards(folder, spec, runs, request, datasets, device, locked=False)
         return Summary(_outline(spec, folder, device, runs, make_plan(spec, shapes, _ids(kept)), kept, request))
     with store.locked(folder):
-        kept = _kept_shards(folder, spec, runs, request, datasets, device)
+        kept = kept_shards(folder, spec, runs, request, datasets, device)
         if request.overwrite:
             store.clear(folder)
         store.tidy_up(folder, kept)
@@ -323,12 +308,12 @@ class _Study:
                 "claims_sha256": said,
                 "created": old.get("created", now),
                 "sessions": sessions,
-                "versions": _versions(),
-                "device": _device_name(self.outline.device),
+                "versions": versions(),
+                "device": device_name(self.outline.device),
                 "threads": 1,
                 "exact_stack": old.get("exact_stack") if self.summary.exact_stack is None else self.summary.exact_stack,
-                "git": _git(),
-                "data": _checksums(self.datasets),
+                "git": git_state(),
+                "data": checksums(self.datasets),
                 "log_columns": {
                     table.name: logged
                     for table in self.tables.values()
@@ -381,108 +366,6 @@ def _outline(
     return Outline(spec, folder, device, workers, runs, done, tuple(stacks), seconds / workers)
 
 
-def _kept_shards(
-    folder: Path,
-    spec: Spec,
-    runs: Sequence[Run],
-    request: Request,
-    datasets: Mapping[DataFields, Dataset],
-    device: str,
-    locked: bool = True,
-) -> dict[str, Commit]:
-    """The shards in the folder that were begun and belong to this study; raise ResultsError if it holds another."""
-    if request.overwrite or not folder.exists():
-        return {}
-    meta = store.read_meta(folder)
-    if meta is None:
-        if not store.is_new(folder):
-            raise ResultsError(f"{folder}: not a bnexp results folder and not empty; choose another with --out DIR")
-        return {}
-    # An unlocked look must not take a checkpoint that has just been replaced for damage.
-    commits = store.committed_shards(folder, lambda c: locked and (c.done or not request.restart_unfinished))
-    if not (folder / SHARDS).exists() and meta.get("committed"):
-        raise ResultsError(f"{folder}: has no shards/, so it can be read but not resumed; use --out DIR or --overwrite")
-    if meta.get("study_sha256") != spec.study_sha256():
-        _check_extension(folder, spec, runs, request, meta)
-    known = {entry["fields"]: entry["sha256"] for entry in meta.get("data", ())}
-    for entry in _checksums(datasets):
-        if known.get(entry["fields"], entry["sha256"]) != entry["sha256"]:
-            raise ResultsError(
-                f"{folder}: data {entry['name']} is not what this study was trained on (checksum differs); "
-                "restore it, or use --out DIR for a new study"
-            )
-    if request.restart_unfinished:
-        return {name: commit for name, commit in commits.items() if commit.done}
-    for commit in commits.values():
-        _check_goes_on(folder, commit, device)
-    return commits
-
-
-def _check_goes_on(folder: Path, commit: Commit, device: str) -> None:
-    """A shard is finished by the kind of device and the versions that began it; raise UsageError if others are here."""
-    here = computed_by(device)
-    for name, now in {} if commit.done else here.items():
-        before = commit.said.get(name)
-        kinds = [str(value).split(" ")[0] for value in (before, now)]  # cuda (NVIDIA H200): any GPU
-        if kinds[0] != kinds[1]:
-            raise UsageError(
-                f"{folder}: {len(commit.ids)} runs were begun with {name} {before}, here it is {now}; "
-                "go on where they were begun, or let unfinished runs begin anew with --restart-unfinished"
-            )
-
-
-def _check_extension(folder: Path, spec: Spec, runs: Sequence[Run], request: Request, meta: Mapping[str, Any]) -> None:
-    """Accept a study that only adds runs, and only with --extend; show the difference otherwise."""
-    old = load_spec(folder / SPEC)
-    missing = {entry["key"] for entry in meta["runs"]} - {run.key for run in runs}
-    adds_only = not missing and old.shared_options() == spec.shared_options()
-    if adds_only and request.extend:
-        return
-    before, after = _flatten(old.document), _flatten(spec.document)
-    changed = [
-        f"  {key}: {before.get(key, '(absent)')} → {after.get(key, '(absent)')}"
-        for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key) and key.split(".")[0] not in ("name", "question", "claims")
-    ]
-    what = "\n".join([f"{folder}: holds another study:", *changed])
-    if adds_only:
-        added = len(runs) - len(meta["runs"])
-        raise ResultsError(f"{what}\nIt only adds {added} runs: use --extend to train these and keep the rest.")
-    raise ResultsError(f"{what}\nUse --out DIR (or another name) for a new study, or --overwrite to replace this one.")
-
-
-def _flatten(data: Any, path: str = "") -> dict[str, str]:
-    if isinstance(data, Mapping):
-        parts: dict[str, str] = {}
-        for key, value in data.items():
-            parts.update(_flatten(value, f"{path}.{key}" if path else str(key)))
-        return parts
-    return {path: json.dumps(data)}
-
-
-def _checksums(datasets: Mapping[DataFields, Dataset]) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": fields.name,
-            "fields": fields.identity,
-            "sha256": dataset.sha256,
-            "train_rows": len(dataset.train.features),
-        }
-        for fields, dataset in datasets.items()
-    ]
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "bnexp": bnexp.__version__,
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "numpy": np.__version__,
-        "numba": version("numba") if kernels.AVAILABLE else "none",
-        "platform": f"{platform.system()} {platform.machine()}",
-    }
-
-
 def _room(device: str, workers: int) -> int | None:
     """Bytes of a device's memory for a stack: a worker's part of four fifths of what is free; None for a CPU."""
     if device != "cuda":
@@ -490,39 +373,6 @@ def _room(device: str, workers: int) -> int | None:
     import torch
 
     return int(0.8 * torch.cuda.mem_get_info()[0] / workers)
-
-
-def computed_by(device: str) -> dict[str, Any]:
-    """What the bits of a run depend on besides the spec: a shard is finished by what began it."""
-    return {
-        "device": _device_name(device),
-        "bnexp": bnexp.__version__,
-        "torch": version("torch"),
-        "numpy": np.__version__,
-        "numba": version("numba") if kernels.AVAILABLE else "none",
-        "blas": blas_kernels(),
-        "threads": 1,
-    }
-
-
-def _device_name(device: str) -> str:
-    if device == "cuda":
-        import torch
-
-        return f"cuda ({torch.cuda.get_device_name()})"
-    return device
-
-
-def _git() -> dict[str, Any] | None:
-    """Revision of the project in the current folder and whether it has changes; None outside a repository."""
-    try:
-        ask = ["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain"]
-        revision, status = (
-            subprocess.run(words, capture_output=True, text=True, timeout=5, check=True).stdout.strip() for words in ask
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"revision": revision, "dirty": bool(status)}
 
 
 def command_line() -> str:

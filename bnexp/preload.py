@@ -11,10 +11,10 @@ from pathlib import Path
 import bnexp.cli  # noqa: F401 (the workers' main module)
 from bnexp import source
 from bnexp.data import load_dataset
-from bnexp.executors import make_stacks
 from bnexp.loading import resolve
 from bnexp.plan import DataShape, make_plan
 from bnexp.recording import Options
+from bnexp.stacks import make_stacks
 from bnexp.training import train
 
 SPEC = """

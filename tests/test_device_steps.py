@@ -19,11 +19,11 @@ from bnexp.batches import Rows
 from bnexp.cli import app
 from bnexp.device_steps import DeviceSteps, bytes_per_run
 from bnexp.evaluation import evaluate
-from bnexp.executors import make_stacks
 from bnexp.gradients import loss_and_gradients
 from bnexp.norms import update_running
 from bnexp.optimizers import make_knobs, make_optimizer
 from bnexp.plan import make_plan
+from bnexp.stacks import make_stacks
 
 TEXT = """
 data: {{name: digits, label_noise: {noise}}}

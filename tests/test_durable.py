@@ -20,6 +20,7 @@ from faulty_disk import HOWS, FailsAt, Killed, Remembers, lay_out
 from tools import make_dataset, make_spec, options_of, runs_of
 
 import bnexp.commits
+import bnexp.continuation
 import bnexp.executors
 import bnexp.experiment
 import bnexp.shard_files
@@ -475,8 +476,8 @@ def test_a_newer_folder_is_refused(whole, tmp_path):
 def test_a_shard_is_finished_by_what_began_it(whole, tmp_path, monkeypatch):
     folder = tmp_path / "tiny"
     interrupted(folder, make_spec(TINY), 1)
-    honest = bnexp.experiment.computed_by
-    monkeypatch.setattr(bnexp.experiment, "computed_by", lambda device: {**honest(device), "numpy": "1.0"})
+    honest = bnexp.continuation.computed_by
+    monkeypatch.setattr(bnexp.continuation, "computed_by", lambda device: {**honest(device), "numpy": "1.0"})
     with pytest.raises(UsageError, match=r"with numpy .*, here it is 1\.0; .*--restart-unfinished"):
         run(folder)
     run(folder, restart_unfinished=True)

@@ -14,6 +14,7 @@ from tools import MNIST, ROOT, initial_running, initialize, make_dataset, make_s
 
 import bnexp.executors
 import bnexp.experiment
+import bnexp.stacks
 from bnexp.data import noisy_labels
 from bnexp.errors import DamagedResults, DeviceUnavailable, FolderInUse, ResultsError, StorageError, UsageError
 from bnexp.experiment import Request, load_datasets, resolve_device, run_experiment
@@ -121,7 +122,7 @@ def test_weights_are_kept_with_the_shard(finished):
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("largest", [8, 100])
 def test_stacks_and_workers_change_no_byte(finished, tmp_path, monkeypatch, workers, largest):
-    monkeypatch.setattr(bnexp.executors, "STACK_RUNS", largest)
+    monkeypatch.setattr(bnexp.stacks, "STACK_RUNS", largest)
     observer = Silent()
     run(tmp_path / "again", observer=observer, workers=workers)
     assert observer.outline.workers == workers
@@ -242,7 +243,7 @@ def test_a_failing_stack_leaves_the_others(tmp_path, monkeypatch):
 
 
 def test_an_interruption_keeps_finished_shards(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(bnexp.executors, "STACK_RUNS", 8)
+    monkeypatch.setattr(bnexp.stacks, "STACK_RUNS", 8)
 
     class Impatient(Silent):
         finished = 0

@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tools import ROOT, options_of, runs_of
 
 from bnexp.data import Dataset, load_dataset
-from bnexp.executors import make_stacks
 from bnexp.loading import load_spec
 from bnexp.plan import make_plan
 from bnexp.spec import DEFAULT_MEASURES, MEASURES, Spec
+from bnexp.stacks import make_stacks
 from bnexp.training import train
 from bnexp.workers import one_thread
 
