@@ -45,15 +45,22 @@ class Commit(NamedTuple):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raise DamagedResults if the file holds none."""
+    """What meta.json or commit.json says; raise DamagedResults if it is not as it was written, or of a newer bnexp.
+
+    The file is read once: who trains may replace it at any moment. Before schema 2 there was no checksum.
+    """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        raw = path.read_bytes()
+        data = json.loads(raw)
     except FileNotFoundError:
         raise DamagedResults(f"{path}: missing") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedResults(f"{path}: cannot be read: {error}") from None
     if not isinstance(data, dict):
         raise DamagedResults(f"{path}: not a JSON object")
+    if _schema(path, data) > 1 and raw != as_json(data):
+        what = "not what bnexp wrote, it was changed since"
+        raise DamagedResults(f"{path}: {what}; restore it, or train anew with --out DIR")
     return data
 
 
@@ -67,15 +74,7 @@ def _checksum(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
-def check_whole(path: Path, data: Mapping[str, Any]) -> None:
-    """Raise DamagedResults if a JSON file does not say what was written; before schema 2 there was no checksum."""
-    if check_schema(path, data) > 1 and path.read_bytes() != as_json(data):
-        raise DamagedResults(
-            f"{path}: not what bnexp wrote, it was changed since; restore it, or train anew with --out DIR"
-        )
-
-
-def check_schema(path: Path, data: Mapping[str, Any]) -> int:
+def _schema(path: Path, data: Mapping[str, Any]) -> int:
     """The schema number of a JSON file; raise DamagedResults if this version cannot read it."""
     schema = data.get("schema")
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
@@ -103,11 +102,9 @@ def run_ids(path: Path, data: Mapping[str, Any]) -> dict[str, str]:
 def read_commit(path: Path) -> Commit:
     """A shard's commit.json; raise DamagedResults if it does not say what it must."""
     data = read_json(path)
-    schema = check_schema(path, data)
-    check_whole(path, data)
     ids = run_ids(path, data)
     files = _files(path, data)
-    if schema == 1:
+    if data["schema"] == 1:
         return Commit(0, True, ids, files, CHECKPOINT, data)
     epoch, done, checkpoint = data.get("epoch"), data.get("done"), data.get("checkpoint")
     if not (isinstance(epoch, int) and epoch >= 0 and isinstance(done, bool) and checkpoint in files):

@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from bnexp import files
-from bnexp.commits import Commit, as_json, check_whole, content_of, read_commit, read_json
+from bnexp.commits import Commit, as_json, content_of, read_commit, read_json
 from bnexp.errors import DamagedResults, FolderInUse, ResultsError
 from bnexp.layout import COMMIT, HOLDER, ITEMS, LOCK, META, RUNS, SCHEMA, SHARDS, SPEC, Table
 from bnexp.plan import Run, setting_id
@@ -65,9 +65,7 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
     path = folder / META
     if not path.exists():
         return None
-    meta = read_json(path)
-    check_whole(path, meta)
-    return meta
+    return read_json(path)
 
 
 def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:

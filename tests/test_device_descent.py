@@ -168,6 +168,7 @@ def test_which_structures_it_takes(monkeypatch):
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
 
     def taken(train="", model="hidden: [64, 64]", batch=32, runs=30, data="digits", n_inputs=64):
         spec = make_spec(f"data: {data}\nmodel: {{{model}}}\ntrain: {{batch_size: {batch}, {train}}}")
