@@ -74,8 +74,11 @@ def cut(path: Path, length: int) -> None:
         system.fsync(stream.fileno())
 
 
-def replace(path: Path, parts: Iterable[bytes]) -> None:
-    """Write a file as a whole: to another name, durably, and then into its place."""
+def replace(path: Path, parts: Iterable[bytes], last: bool = True) -> None:
+    """Write a file as a whole: to another name, durably, and then into its place.
+
+    ``last``: else more is written to the folder, whose names are made durable after that.
+    """
     temporary = path.with_name(path.name + TEMPORARY)
     with storage(path):
         with system.open(temporary, "wb") as stream:
@@ -83,7 +86,8 @@ def replace(path: Path, parts: Iterable[bytes]) -> None:
                 _write(stream, chunk)
             system.fsync(stream.fileno())
         system.rename(temporary, path)
-        sync_folder(path.parent)
+        if last:
+            sync_folder(path.parent)
 
 
 def remove(path: Path) -> None:

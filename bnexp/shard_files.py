@@ -73,7 +73,7 @@ class ShardFiles:
         found = {name: Content(self._lengths[name], self._hashes[name].hexdigest()) for name in self._lengths}
         if outcomes is not None:
             text = self._run_rows(outcomes)
-            files.replace(self.folder / RUNS, [text])
+            files.replace(self.folder / RUNS, [text], last=False)
             found[RUNS] = _content(text)
         name, older = CHECKPOINT if outcomes is not None else f"checkpoint-{epoch}.npz", self.checkpoint
         buffer = io.BytesIO()

@@ -134,7 +134,7 @@ def assemble(
     for table in tables.values():
         reader = _ShardRows(folder, f"{table.name}.csv", commits)
         rows = (text for run in runs for text in reader.take(run))
-        _replace_lines(folder / f"{table.name}.csv", chain([header(table)], rows))
+        _replace_lines(folder / f"{table.name}.csv", chain([header(table)], rows), last=False)
     _replace_lines(folder / RUNS, _run_lines(folder, runs, commits, columns, tables["curves"]))
     done = {name: commit for name, commit in commits.items() if commit.done}
     _write_items(folder, runs, done, axes)
@@ -230,5 +230,5 @@ def _write_items(folder: Path, runs: Sequence[Run], commits: Mapping[str, Commit
         _replace_lines(folder / ITEMS, chain([line(["setting", "row", "n", "share"])], lines))
 
 
-def _replace_lines(path: Path, lines: Iterable[str]) -> None:
-    files.replace(path, (text.encode() for text in lines))
+def _replace_lines(path: Path, lines: Iterable[str], last: bool = True) -> None:
+    files.replace(path, (text.encode() for text in lines), last)

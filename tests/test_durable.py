@@ -165,8 +165,8 @@ def test_a_commit_before_its_data_breaks_it(whole, tmp_path, monkeypatch):
         def append(self, *arguments):
             late.append(arguments)
 
-        def replace(self, path, parts):
-            files.replace(path, parts)
+        def replace(self, path, parts, last=True):
+            files.replace(path, parts, last)
             if path.name == "commit.json":
                 while late:
                     honest(*late.pop(0))
