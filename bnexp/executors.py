@@ -77,7 +77,7 @@ class Message(NamedTuple):
     outcomes: Sequence[Sequence[Sequence[str]]] | None = None  # per shard, per run, as text
     arrays: Sequence[Arrays] | None = None
     shards: Sequence[int] = ()  # which of the stack's shards the rows, outcomes and arrays are of
-    again: bool = False  # these shards did not fit into memory together: they go on from their checkpoint, in halves
+    again: bool = False  # these shards go on from their commit: they did not fit into memory, or a worker ended
     done: bool = False  # the stack has nothing left to do
     lost: bool = False  # its workers ended again and again
     seconds: float = 0.0
