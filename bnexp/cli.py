@@ -110,6 +110,7 @@ def train(
         typer.Option("--restart-unfinished", help="Begin unfinished shards anew: others began them."),
     ] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first shard that fails.")] = False,
+    max_runs: Annotated[int, typer.Option(help="Refuse a study of more runs than this.", min=1)] = 100_000,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
@@ -134,7 +135,10 @@ def train(
     from bnexp.experiment import Request, command_line, run_experiment
 
     signal.signal(signal.SIGTERM, _on_sigterm)
-    request = Request(out, device, _workers(workers), extend, overwrite, restart_unfinished, fail_fast, command_line())
+    number = _workers(workers)
+    request = Request(
+        out, device, number, extend, overwrite, restart_unfinished, fail_fast, max_runs, command_line()
+    )
     observer = console.Progress(silent=quiet or dry_run)
     if not (dry_run or quiet):  # the libraries of the comparison load while workers train
         threading.Thread(target=importlib.import_module, args=("bnexp.comparison",), daemon=True).start()
@@ -184,6 +188,7 @@ def check(
     out: Annotated[
         Path | None, typer.Option(help="Results folder [default: results/NAME].", show_default=False)
     ] = None,
+    max_runs: Annotated[int, typer.Option(help="Refuse a study of more runs than this.", min=1)] = 100_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Say what would run and what each claim compares; nothing is trained or written.
@@ -197,7 +202,7 @@ def check(
     from bnexp.claims import resolve_claims
     from bnexp.experiment import Request, run_experiment
 
-    summary = run_experiment(spec, Request(out), console.Progress(silent=True), dry_run=True)
+    summary = run_experiment(spec, Request(out, max_runs=max_runs), console.Progress(silent=True), dry_run=True)
     console.print_check(summary.outline, resolve_claims(spec), as_json)
 
 

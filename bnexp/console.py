@@ -6,6 +6,7 @@ import itertools
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
+
+from bnexp.untrusted import visible
 
 if TYPE_CHECKING:
     from bnexp.claims import Question
@@ -48,10 +51,15 @@ def _console(stderr: bool = False) -> Console:
     return _Terminal(file=stream, highlight=False, soft_wrap=False, width=width)
 
 
+def _text(text: str, style: str = "") -> Text:
+    """What is printed: no markup, and nothing that a terminal would obey."""
+    return Text(visible(text), style)
+
+
 def print_error(message: str) -> None:
     """An error on stderr: what, where, what to do."""
     text = message if ": error: " in message else f"error: {message}"
-    _console(stderr=True).print(Text(text), soft_wrap=True)
+    _console(stderr=True).print(_text(text), soft_wrap=True)
 
 
 class Progress:
@@ -118,7 +126,7 @@ class Progress:
             self.bar.stop()
 
     def _line(self, text: str) -> None:
-        self.console.print(Text(text), soft_wrap=True)
+        self.console.print(_text(text), soft_wrap=True)
 
 
 def _loss(message: Message) -> str:
@@ -137,7 +145,7 @@ def print_comparisons(
     if format != "table":
         from bnexp.formats import WRITERS
 
-        sys.stdout.write(WRITERS[format](comparisons, claims))
+        sys.stdout.write(visible(WRITERS[format](comparisons, claims)))
         return
     console = _console()
     for comparison in comparisons:
@@ -148,7 +156,7 @@ def print_comparisons(
         from bnexp.comparison import NOT_COVERED
 
         console.print()
-        console.print(Text(NOT_COVERED, style="dim"))
+        console.print(_text(NOT_COVERED, style="dim"))
 
 
 def _print_comparison(console: Console, comparison: Comparison) -> None:
@@ -156,20 +164,20 @@ def _print_comparison(console: Console, comparison: Comparison) -> None:
     from bnexp.sheets import sheets_of
 
     title = f"{wording.group_title(comparison)} · {wording.metric_title(comparison)}, 95 % intervals over seeds"
-    console.print(Text(title, style="bold"))
+    console.print(_text(title, style="bold"))
     cut = False
     for sheet in sheets_of(comparison):
         table, notes, left_out = _fitted(console, sheet)
         cut = cut or left_out
-        console.print(Text(sheet.title))
+        console.print(_text(sheet.title))
         console.print(table)
         for note, mark in notes.items():
-            console.print(Text(f"({mark}) {note}", style="dim"))
+            console.print(_text(f"({mark}) {note}", style="dim"))
         console.print()
     for note in comparison.notes:
-        console.print(Text(note, style="dim"))
+        console.print(_text(note, style="dim"))
     if cut:
-        console.print(Text("a wider terminal, or --format csv, has more columns: p, effect sizes, …", style="dim"))
+        console.print(_text("a wider terminal, or --format csv, has more columns: p, effect sizes, …", style="dim"))
 
 
 def _fitted(console: Console, sheet: Sheet) -> tuple[Table, dict[str, int], bool]:
@@ -196,11 +204,11 @@ def _table(sheet: Sheet, marks: Mapping[str, int], rank: int, folded: bool) -> T
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index in shown:
         at = r" (?!%)" if sheet.heads[index].rank else r" (?=\[|to )"
-        table.add_column(Text(re.sub(at, "\n", sheet.heads[index].name)), overflow="fold")
+        table.add_column(_text(re.sub(at, "\n", sheet.heads[index].name)), overflow="fold")
     for row, note in zip(sheet.rows, sheet.notes, strict=True):
         cells = [row[index].replace(" [", "\n[") if folded else row[index] for index in shown]
         cells[-1] += f" ({marks[note]})" if note else ""
-        table.add_row(*map(Text, cells))
+        table.add_row(*map(_text, cells))
     return table
 
 
@@ -209,7 +217,7 @@ def _print_claims(console: Console, study: str, rows: Sequence[ClaimRow]) -> Non
 
     console.print()
     console.print(
-        Text(f"{study} · {len(rows)} questions of its claims: {claim_wording.counts_text(rows)}", style="bold")
+        _text(f"{study} · {len(rows)} questions of its claims: {claim_wording.counts_text(rows)}", style="bold")
     )
     for row in rows:
         _print_block(console, claim_wording.heading(row.question), claim_wording.row_lines(row))
@@ -218,13 +226,13 @@ def _print_claims(console: Console, study: str, rows: Sequence[ClaimRow]) -> Non
 def _print_block(console: Console, heading: str, lines: Sequence[tuple[str, str]]) -> None:
     """A heading and lines that wrap under themselves."""
     console.print()
-    console.print(Text(heading))
+    console.print(_text(heading))
     grid = Table.grid(padding=(0, 2), pad_edge=False)
     grid.add_column(width=max(len(what) for what, _ in lines) + 2)
     grid.add_column(overflow="fold")
     for what, text in lines:
         strong = "bold" if what == "verdict" else ""
-        grid.add_row(Text(f"  {what}", style="dim"), Text(text, style=strong))
+        grid.add_row(_text(f"  {what}", style="dim"), _text(text, style=strong))
     console.print(grid)
 
 
@@ -234,8 +242,8 @@ def print_rules() -> None:
 
     console = _console()
     for rule in RULES:
-        console.print(Text(f"{rule.number}. {rule.title}", style="bold"))
-        console.print(Padding(Text(rule.text), (0, 0, 1, 3)))
+        console.print(_text(f"{rule.number}. {rule.title}", style="bold"))
+        console.print(Padding(_text(rule.text), (0, 0, 1, 3)))
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -261,7 +269,7 @@ def print_json(document: Mapping[str, Any]) -> None:
     """One JSON document on stdout."""
     from bnexp.formats import to_json
 
-    sys.stdout.write(to_json({"schema": 1, **document}))
+    sys.stdout.write(visible(to_json({"schema": 1, **document})))
 
 
 def warn_of_edits(studies: Sequence[Results]) -> None:
@@ -270,7 +278,7 @@ def warn_of_edits(studies: Sequence[Results]) -> None:
 
     for one in studies:
         if text := edited_text(one):
-            _console(stderr=True).print(Text(f"warning: {one.folder}: {text}"), soft_wrap=True)
+            _console(stderr=True).print(_text(f"warning: {one.folder}: {text}"), soft_wrap=True)
 
 
 def print_summary(summary: Summary, quiet: bool) -> None:
@@ -286,9 +294,9 @@ def print_summary(summary: Summary, quiet: bool) -> None:
         warning = (
             "warning: on this machine a stacked run differs from the same run alone in its last bits (exact_stack)"
         )
-        _console(stderr=True).print(Text(warning), soft_wrap=True)
+        _console(stderr=True).print(_text(warning), soft_wrap=True)
     text = f"{outline.spec.name}: {done} → {outline.folder}\nnext: bnexp report {outline.folder}"
-    _console(stderr=True).print(Text(text), soft_wrap=True)
+    _console(stderr=True).print(_text(text), soft_wrap=True)
 
 
 def outline_record(outline: Outline) -> dict[str, Any]:
@@ -316,8 +324,14 @@ def print_outline(outline: Outline, as_json: bool) -> None:
         return
     console = _console()
     for key, value in record.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        console.print(Text(f"{key.replace('_', ' '):>18}  {shown}"))
+        shown = _stack_sizes(value) if isinstance(value, list) else str(value)
+        console.print(_text(f"{key.replace('_', ' '):>18}  {shown}"))
+
+
+def _stack_sizes(sizes: Sequence[int]) -> str:
+    """40 × 32 runs, 1 × 16 runs."""
+    counts = Counter(sizes).items()
+    return ", ".join(f"{count} × {size} runs" for size, count in sorted(counts, reverse=True)) or "none"
 
 
 def print_check(outline: Outline, questions: Sequence[Question], as_json: bool) -> None:
@@ -337,4 +351,4 @@ def print_check(outline: Outline, questions: Sequence[Question], as_json: bool) 
 
 def print_written(paths: Sequence[Path]) -> None:
     """Which files a report wrote."""
-    _console().print(Text("\n".join(str(path) for path in paths)), soft_wrap=True)
+    _console().print(_text("\n".join(str(path) for path in paths)), soft_wrap=True)

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 
 class BnexpError(Exception):
@@ -56,6 +57,29 @@ class Problem:
         if self.line is None or self.column is None:
             return text
         return f"{text}\n    {self.line}\n    {' ' * (self.column - 1)}^"
+
+
+class Problems(list[Problem]):
+    """Problems as they are found; of so many that nobody reads them all, raises those found so far."""
+
+    MOST = 50
+
+    def append(self, problem: Problem) -> None:
+        """Add one that is not there yet; raise SpecError if it is one too many."""
+        if problem in self:
+            return
+        if len(self) >= self.MOST:
+            raise SpecError([*self, replace(problem, message=f"and more: only the first {self.MOST} are looked for")])
+        super().append(problem)
+
+    def extend(self, problems: Iterable[Problem]) -> None:
+        """Add several."""
+        for problem in problems:
+            self.append(problem)
+
+    def __iadd__(self, problems: Iterable[Problem]) -> Self:  # type: ignore[override]
+        self.extend(problems)
+        return self
 
 
 class SpecError(UsageError):

@@ -28,11 +28,13 @@ from bnexp.origin import checksums, computed_by, device_name, git_state, version
 from bnexp.plan import DataShape, Run, Shard, Stack, make_plan, make_runs
 from bnexp.recording import Options
 from bnexp.shard_files import ShardFiles, load_arrays
-from bnexp.spec import DataFields, Spec
+from bnexp.spec import SYNTHETIC, DataFields, Spec
 from bnexp.stacks import DEVICE_WORKERS, WORKER_SECONDS, estimated_seconds, make_stacks
 from bnexp.tables import study_tables
 from bnexp.workers import available_cores
 
+MAX_DATASETS = 100  # assumption; they all lie in memory while a study trains
+MAX_STUDY_GENERATED = 2**23
 COMMIT_EVERY = 2.0  # seconds between commits of a stack, or
 COMMIT_SHARE = 50  # so many times as long as the last one took
 
@@ -48,6 +50,7 @@ class Request:
     overwrite: bool = False
     restart_unfinished: bool = False
     fail_fast: bool = False
+    max_runs: int = 100_000
     command: str = ""
 
 
@@ -92,6 +95,7 @@ class Summary:
 
 def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bool = False) -> Summary:
     """Train what is missing of a spec in its results folder and put the top CSVs together."""
+    _check_size(spec, request.max_runs)
     datasets = load_datasets(spec)
     shapes = {fields: _shape(dataset) for fields, dataset in datasets.items()}
     runs = make_runs(spec, shapes)
@@ -101,19 +105,34 @@ def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bo
     folder = request.out or Path("results") / spec.name
     if dry_run:
         kept = kept_shards(folder, spec, runs, request, datasets, device, locked=False)
-        return Summary(_outline(spec, folder, device, runs, make_plan(spec, shapes, _ids(kept)), kept, request))
+        return Summary(_outline(spec, folder, device, runs, make_plan(runs, _ids(kept)), kept, request))
     with store.locked(folder):
         kept = kept_shards(folder, spec, runs, request, datasets, device)
         if request.overwrite:
             store.clear(folder)
         store.tidy_up(folder, kept)
-        shards = make_plan(spec, shapes, _ids(kept))
+        shards = make_plan(runs, _ids(kept))
         outline = _outline(spec, folder, device, runs, shards, kept, request)
         study = _Study(outline, datasets, request, observer, kept)
         study.write_description()
         if outline.stacks or not study.is_assembled():
             study.train()
         return study.summary
+
+
+def _check_size(spec: Spec, max_runs: int) -> None:
+    """Raise UsageError for a study that nobody meant, before anything is made of it."""
+    runs = len(spec.settings) * len(spec.seeds)
+    if runs > max_runs:
+        product = f"{len(spec.settings)} settings × {len(spec.seeds)} seeds"
+        raise UsageError(f"{spec.name}: {product} = {runs} runs, more than --max-runs {max_runs}; lower or raise one")
+    data = dict.fromkeys(setting.data for setting in spec.settings)
+    generated = sum(fields.generated_sizes[0] for fields in data if fields.name in SYNTHETIC)
+    if len(data) > MAX_DATASETS or generated > MAX_STUDY_GENERATED:
+        raise UsageError(
+            f"{spec.name}: {len(data)} data sets with {generated} generated numbers at once; at most {MAX_DATASETS} "
+            f"and {MAX_STUDY_GENERATED} are possible; make several studies of it"
+        )
 
 
 def load_datasets(spec: Spec) -> dict[DataFields, Dataset]:

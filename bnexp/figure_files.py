@@ -13,6 +13,7 @@ from pandas import DataFrame
 from bnexp import charts, rendering
 from bnexp.chart_parts import LABEL
 from bnexp.figure_parts import SINGLE, Figure
+from bnexp.untrusted import harmless
 
 COLUMN, TEXT = 84.0, 174.0  # millimetres: a column and the text of a page in two columns, as most journals have them
 SMALLEST = 6.5  # points: smaller letters are hard to read on paper, and journals refuse them
@@ -51,12 +52,11 @@ def numbers(data: DataFrame) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula."""
+    """A cell: the digits that are drawn, and text that no spreadsheet takes for a formula."""
     if isinstance(value, float):
         return f"{value:.{charts.DIGITS}g}" if math.isfinite(value) else ""
     if isinstance(value, str):
-        text = ", ".join(value.splitlines())
-        return f"'{text}" if text.lstrip()[:1] in tuple("=+-@") else text
+        return harmless(", ".join(value.splitlines()))
     return value
 
 

@@ -25,6 +25,7 @@ from bnexp.comparison import (
     to_records,
 )
 from bnexp.sheets import Sheet, sheets_of
+from bnexp.untrusted import harmless
 
 Comparisons = Sequence[Comparison]
 Claims = Sequence[ClaimRow]
@@ -88,11 +89,6 @@ def as_csv(comparisons: Comparisons, claims: Claims) -> str:
     writer.writeheader()
     writer.writerows({key: harmless(value) for key, value in record.items()} for record in records)
     return buffer.getvalue()
-
-
-def harmless(value: Any) -> Any:
-    """Text that a spreadsheet takes for a formula, with an apostrophe before it."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------

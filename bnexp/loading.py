@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from bnexp import source
 from bnexp.claim_grammar import Claim, leaf_of
 from bnexp.claims import ask, parse_claim
-from bnexp.errors import Problem, SpecError, did_you_mean
+from bnexp.errors import Problem, Problems, SpecError, did_you_mean
 from bnexp.source import Document, FieldPath
 from bnexp.spec import (
     DEFAULT_MEASURES,
@@ -47,7 +47,7 @@ TOP = (
     "variants",
     "claims",
 )
-MAX_SETTINGS = 100_000  # assumption: a larger grid is a mistake; refused before it is built
+MAX_SETTINGS = 10_000  # assumption: a larger grid is a mistake; refused before it is built
 
 Locate = Callable[..., Problem]  # (message, at_key=False) -> Problem
 
@@ -81,7 +81,7 @@ class _Resolver:
 
     def __init__(self, document: Document, overrides: Sequence[str], default_name: str, folder: Path) -> None:
         self.document, self.folder, self.default_name = document, folder, default_name
-        self.problems: list[Problem] = []
+        self.problems = Problems()
         self.given: dict[str, _Given] = {}  # dotted path of a field -> what was written
         self._read_document()
         for text in overrides:
@@ -183,7 +183,8 @@ class _Resolver:
         try:
             return True, _validator(info).validate_python(_tuples(value))
         except ValidationError as error:
-            items = [part for part in error.errors()[0]["loc"][:1] if isinstance(part, int) and isinstance(value, list)]
+            item = next(iter(error.errors()[0]["loc"]), None)  # of a list one, or one that is missing
+            items = (item,) if isinstance(item, int) and isinstance(value, list) and item < len(value) else ()
             wrong = value[items[0]] if items else value
             self.problems.append(given.problem(prefix + _explain(error, wrong), (*inner, *items)))
             return False, None
@@ -202,14 +203,14 @@ class _Resolver:
             self.problems.append(given.problem("an empty list has no values"))
             return []
         written = [((i,), item) for i, item in enumerate(value)] if listed else [((), value)]
-        valid = []
+        valid: dict[Any, None] = {}
         for inner, item in written:
             ok, checked = self._validate(info, given, item, inner)
             if ok and checked in valid:
                 self.problems.append(given.problem(f"{item} stands here twice", inner))
             elif ok:
-                valid.append(checked)
-        return valid
+                valid[checked] = None
+        return list(valid)
 
     def _grid(self, fields: Mapping[str, _Given]) -> list[Setting]:
         """The product of all axes; the first declared field varies slowest."""
@@ -287,7 +288,7 @@ class _Resolver:
         for index, variant in enumerate(written.value):
             fields = {**base, **self._variant(index, variant)}
             for setting in self._grid(fields):
-                first = seen.setdefault(setting.key(), index)
+                first = seen.setdefault(setting.key, index)
                 if first != index:
                     message = f"variant {index + 1} repeats a setting of variant {first + 1}"
                     self.problems.append(self.document.problem(("variants", index), message))
@@ -425,11 +426,11 @@ class _Resolver:
         if sound:
             self.problems += [self._claim_problem(*mistake) for mistake in ask(claims, settings)[1]]
         if self.problems:
-            raise SpecError(sorted(dict.fromkeys(self.problems), key=_position))
-        origin_of = {setting.key(): origin for setting, origin in zip(settings, origins, strict=True)}
+            raise SpecError(sorted(self.problems, key=_position))
+        origin_of = {setting.key: origin for setting, origin in zip(settings, origins, strict=True)}
 
         def locate(setting: Setting, path: str, message: str) -> Problem:
-            return self._point(origin_of[setting.key()], path, message)
+            return self._point(origin_of[setting.key], path, message)
 
         said = tuple(claims.values())
         document = self._resolved(name, question, seeds, study, measure, said)
@@ -485,8 +486,17 @@ def _lists(value: Any) -> Any:
     return [_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
+_VALIDATORS: dict[int, TypeAdapter[Any]] = {}  # by the identity of the field, as fields have no hash
+
+
 def _validator(info: FieldInfo) -> TypeAdapter[Any]:
     """A validator for one value of the field, as strict as Fields."""
+    if id(info) not in _VALIDATORS:
+        _VALIDATORS[id(info)] = _new_validator(info)
+    return _VALIDATORS[id(info)]
+
+
+def _new_validator(info: FieldInfo) -> TypeAdapter[Any]:
     annotation: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
     return TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
 

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from bnexp.errors import Problem, SpecError
+from bnexp.errors import Problem, Problems, SpecError
 from bnexp.norms import NORMS, Switches
 from bnexp.spec import DataFields, Setting, Spec
 
 SHARD_RUNS = 8
+MAX_PARAMETERS = 2**27  # assumption: half a gibibyte a run, and as much again for its gradient; more is a mistake
 SHARD_BYTES = 64 * 2**20  # parameters and optimizer state of one shard, float32
 
 
@@ -115,6 +116,11 @@ class Shard:
     structure: Structure
     runs: tuple[Run, ...]
 
+    @property
+    def norms(self) -> list[Switches]:
+        """The switches of its runs."""
+        return [run.switches for run in self.runs]
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -138,22 +144,19 @@ def make_runs(spec: Spec, shapes: Mapping[DataFields, DataShape]) -> tuple[Run, 
         groups.setdefault(structure_of(setting, shapes[setting.data]), []).append(setting)
     axes = spec.axes
     return tuple(
-        Run(run_id(setting, axes, seed), _digest(f"{setting.key()}/{seed}"), setting, seed, structure)
+        Run(run_id(setting, axes, seed), _digest(f"{setting.key}/{seed}"), setting, seed, structure)
         for structure, settings in groups.items()
         for seed in spec.seeds
         for setting in settings
     )
 
 
-def make_plan(
-    spec: Spec, shapes: Mapping[DataFields, DataShape], kept: Sequence[Mapping[str, str]] = ()
-) -> tuple[Shard, ...]:
-    """Cut the runs into shards.
+def make_plan(runs: Sequence[Run], kept: Sequence[Mapping[str, str]] = ()) -> tuple[Shard, ...]:
+    """Cut the runs of a spec into shards.
 
     ``kept``: key → id of the runs of each shard that exists already (the study may have been extended since): these
     stay as they are, under the ids they began with; the remaining runs are cut afresh in plan order.
     """
-    runs = make_runs(spec, shapes)
     by_key = {run.key: run for run in runs}
     shards = [_shard([replace(by_key[key], id=id_) for key, id_ in ids.items()]) for ids in kept]
     taken = {key for ids in kept for key in ids}
@@ -229,7 +232,7 @@ def _digest(text: str) -> str:
 
 def check_against_data(spec: Spec, shapes: Mapping[DataFields, DataShape]) -> None:
     """Raise SpecError with every way in which a setting asks more of its data than they have."""
-    problems: list[Problem] = []
+    problems = Problems()
     for setting in spec.settings:
         shape, train = shapes[setting.data], setting.train
         if shape.task == "regression" and setting.data.label_noise:
@@ -244,11 +247,15 @@ def check_against_data(spec: Spec, shapes: Mapping[DataFields, DataShape]) -> No
             message = f"the last minibatch would hold 1 of {shape.n_train} rows, and one row has no variance; use drop"
             problems.append(spec.locate(setting, "train.last_batch", message))
         problems += _ghost_and_random(spec, setting, shape, size)
+        count = structure_of(setting, shape).n_parameters(NORMS[setting.model.norm])
+        if count > MAX_PARAMETERS:
+            message = f"a network of {count} parameters; at most {MAX_PARAMETERS} are possible"
+            problems.append(spec.locate(setting, "model.hidden", message))
         if "predictions" in spec.measure and shape.n_inputs > 2:
             message = f"draws inputs of one or two features; data {setting.data.name} has {shape.n_inputs}"
             problems.append(spec.locate(setting, "measure", f"predictions {message}"))
     if problems:
-        raise SpecError(dict.fromkeys(problems))
+        raise SpecError(problems)
 
 
 def _ghost_and_random(spec: Spec, setting: Setting, shape: DataShape, size: int) -> list[Problem]:

@@ -12,7 +12,7 @@ import bnexp.cli  # noqa: F401 (the workers' main module)
 from bnexp import source
 from bnexp.data import load_dataset
 from bnexp.loading import resolve
-from bnexp.plan import DataShape, make_plan
+from bnexp.plan import DataShape, make_plan, make_runs
 from bnexp.recording import Options
 from bnexp.stacks import make_stacks
 from bnexp.training import train
@@ -30,7 +30,7 @@ def load_loops() -> None:
     spec = resolve(source.parse(SPEC, "preload"), (), "preload", Path("."))
     dataset = load_dataset(spec.settings[0].data)
     shape = DataShape(dataset.task, len(dataset.train.features), dataset.n_inputs, dataset.n_outputs)
-    for stack in make_stacks(make_plan(spec, {spec.settings[0].data: shape}), 1):
+    for stack in make_stacks(make_plan(make_runs(spec, {spec.settings[0].data: shape})), 1):
         for _ in train(stack, dataset, "cpu", Options.of(spec)):
             pass
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import yaml
 
-from bnexp.errors import Problem, SpecError
+from bnexp.errors import Problem, Problems, SpecError
 
 MAX_BYTES = 256 * 1024  # assumption: no hand-written spec is longer
+MAX_VALUES = 20_000  # assumption: nor has more keys and values
 MAX_DEPTH = 20  # assumption: the deepest sensible spec nests five levels
 
 FieldPath = tuple[str | int, ...]
@@ -33,6 +34,7 @@ _SPECIAL: dict[str, Any] = {
     **dict.fromkeys(["-.inf", "-.Inf", "-.INF"], float("-inf")),
     **dict.fromkeys([".nan", ".NaN", ".NAN"], float("nan")),
 }
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # a double-quoted text can spell them
 MAX_DIGITS = 400  # assumption: longer numerals are mistakes; Python refuses to convert very long ones
 
 
@@ -69,9 +71,9 @@ def problem_at(document: Document, position: tuple[int, int], message: str, path
 
 def _clip(text: str, column: int, width: int = 100) -> tuple[str, int]:
     """Keep a long source line short around the caret; control characters become spaces."""
-    text = "".join(char if char.isprintable() else " " for char in text)
     start = max(0, column - width // 2) if len(text) > width else 0
-    return text[start : start + width], column - start
+    shown = "".join(char if char.isprintable() else " " for char in text[start : start + width])
+    return shown, column - start
 
 
 def read_file(path: Path) -> Document:
@@ -132,8 +134,9 @@ class _Builder:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.open: list[_Open] = []
-        self.problems: list[Problem] = []
+        self.problems = Problems()
         self.started = False
+        self.values = 0
 
     def build(self, events: Iterator[Any]) -> None:
         """Take in every event; raise SpecError with what can be collected, at once for what cannot be read past."""
@@ -152,12 +155,18 @@ class _Builder:
             raise SpecError(self.problems)
 
     def _node(self, event: Any) -> None:
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise SpecError([self._problem(event, f"more than {MAX_VALUES} keys and values: not a bnexp spec")])
         if event.anchor is not None:
             raise SpecError([self._problem(event, "anchors (&name) are not allowed; write the value out")])
         if event.tag is not None:
             raise SpecError([self._problem(event, "tags (!name) are not allowed")])
         is_key = bool(self.open) and self.open[-1].waits_for_key
         if isinstance(event, yaml.ScalarEvent):
+            if control := _CONTROL.search(event.value):
+                message = f"holds the control character {control[0]!r}; leave it out"
+                self.problems.append(self._problem(event, message))
             if is_key:
                 self._key(event)
             else:

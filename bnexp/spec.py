@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,6 +27,8 @@ IMAGES = ("mnist", "fashion-mnist")
 SYNTHETIC = ("spirals", "blobs", "xor", "bump", "teacher")
 FILES = ("csv", "npz")
 REGRESSIONS = ("bump", "teacher")
+MAX_LAYERS = 100  # assumption: bnexp is about two hidden layers
+MAX_GENERATED = 2**21  # numbers in one layer of generated rows, or in one weight matrix of a teacher
 SAMPLES, BUMP_SAMPLES = 1000, 64  # training rows of generated data, unless the spec says otherwise
 
 DatasetName = Literal["digits", "mnist", "fashion-mnist", "csv", "npz", "spirals", "blobs", "xor", "bump", "teacher"]
@@ -73,7 +76,7 @@ class DataFields(Fields):
     )
     inputs: Positive = Field(2, description="teacher: number of features")
     teacher_norm: NormName = Field("full", description="teacher: its norm, before the activation")
-    teacher_hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+    teacher_hidden: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=MAX_LAYERS)] = Field(
         (16, 16), description="teacher: its hidden widths"
     )
     teacher_activation: Literal["sigmoid", "tanh", "relu", "linear"] = Field(
@@ -86,6 +89,12 @@ class DataFields(Fields):
         return self.samples or (BUMP_SAMPLES if self.name == "bump" else SAMPLES)
 
     @property
+    def generated_sizes(self) -> tuple[int, ...]:
+        """Numbers in the generated rows, in each layer that a teacher makes of them, and in each of its weights."""
+        widths = (self.inputs, *self.teacher_hidden) if self.name == "teacher" else (2,)
+        return (*(self.n_samples * width for width in widths), *(a * b for a, b in pairwise(widths)))
+
+    @property
     def identity(self) -> str:
         """All fields but the path as one text: how meta.json names the data."""
         return json.dumps(self.model_dump(mode="json", exclude={"path"}), sort_keys=True)
@@ -94,7 +103,7 @@ class DataFields(Fields):
 class ModelFields(Fields):
     """What is trained."""
 
-    hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field((64, 64), description="hidden widths")
+    hidden: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=MAX_LAYERS)] = Field((64, 64), description="hidden widths")
     activation: Literal["sigmoid", "tanh", "relu", "linear"] = Field("sigmoid", description="g")
     norm: NormName = Field("full", description="norm of every hidden layer")
     placement: Literal["pre", "post"] = Field("pre", description="norm before the activation (the paper) or after it")
@@ -246,6 +255,7 @@ class Setting:
         """The value of a field as text, as in run ids and CSVs."""
         return show(self.value(leaf_name))
 
+    @cached_property
     def key(self) -> str:
         """Canonical JSON of the fields that are not at their default (but ``path``: data are known by checksum).
 
@@ -300,7 +310,7 @@ class Spec:
     def study_sha256(self) -> str:
         """Checksum of everything that decides numbers: settings, seeds, shared options; not name, question, claims."""
         study = {
-            "settings": [setting.key() for setting in self.settings],
+            "settings": [setting.key for setting in self.settings],
             "seeds": list(self.seeds),
             **self.shared_options(),
         }
@@ -378,5 +388,7 @@ def _data_contradictions(data: DataFields) -> Iterator[tuple[str, str]]:
         yield "data.samples", f"data {data.name} comes in pairs x, −x: an even number"
     if data.subset is not None and data.name in ("xor", "bump") and data.subset % 2:
         yield "data.subset", f"data {data.name} comes in pairs x, −x: an even number"
+    if data.name in SYNTHETIC and max(data.generated_sizes) > MAX_GENERATED:
+        yield "data.samples", f"{max(data.generated_sizes)} numbers at once; at most {MAX_GENERATED} are generated"
     if data.samples is not None and data.samples < 4:
         yield "data.samples", "at least 4 rows"

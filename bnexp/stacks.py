@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
@@ -47,7 +48,7 @@ def make_stacks(
 
 def _cut(structure: Structure, group: Sequence[Shard], room: int | None) -> Iterator[tuple[Shard, ...]]:
     """Parts of about equal size that fit into the cache, or into the device's memory."""
-    n_parameters = max(structure.n_parameters(run.switches) for shard in group for run in shard.runs)
+    n_parameters = max(map(structure.n_parameters, {norm for shard in group for norm in shard.norms}))
     runs_per_shard = max(len(shard.runs) for shard in group)
     if room is None:
         runs = min(STACK_RUNS, STACK_BYTES // (4 * n_parameters))
@@ -82,5 +83,6 @@ def _shard_seconds(shard: Shard, epoch: int | None) -> float:
     steps = _steps_left(structure, epoch)
     activations = sum(structure.hidden) * structure.batch_size
     elementwise = activations * (3e-9 if structure.normalizes else 2e-9)
-    products = sum(6 * structure.n_parameters(run.switches) * structure.batch_size for run in shard.runs) / 150e9
+    n_parameters = sum(count * structure.n_parameters(norm) for norm, count in Counter(shard.norms).items())
+    products = 6 * n_parameters * structure.batch_size / 150e9
     return steps * (len(shard.runs) * elementwise + products)

@@ -19,6 +19,7 @@ from bnexp.measures import MEASURES, Record
 from bnexp.plan import Run
 from bnexp.recording import Epoch, Outcome
 from bnexp.spec import Spec
+from bnexp.untrusted import harmless
 
 _METRIC_MEANING = {
     "train": "mean over the epoch's minibatches, each taken before its step, by batch statistics",
@@ -57,7 +58,7 @@ def header(table: Table) -> str:
 
 def run_values(run: Run, columns: Sequence[str]) -> list[str]:
     """A run's seed and its values for the setting columns, as text."""
-    return [str(run.seed), *map(run.setting.shown, columns)]
+    return [str(run.seed), *(harmless(run.setting.shown(column)) for column in columns)]
 
 
 def outcome_header(curves: Table) -> list[str]:
@@ -126,5 +127,5 @@ def line(fields: Sequence[Any]) -> str:
 def first_field(row: str) -> str:
     """The run id at the start of a CSV line."""
     if row.startswith('"'):
-        return row[1 : row.index('"', 1)]
+        return str(next(csv.reader([row]))[0])
     return row[: row.index(",")]

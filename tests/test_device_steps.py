@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from tools import make_dataset, make_spec, runs_of, shape_of
+from tools import make_dataset, make_spec, runs_of
 
 import bnexp.device_steps
 import bnexp.evaluation
@@ -149,7 +149,7 @@ def test_stacks_on_a_device_are_as_large_as_its_memory():
     dataset = make_dataset()
     spec = make_spec("data: digits\nmodel: {hidden: [64, 64], norm: full}\ntrain: {batch_size: 32}\nseeds: 100")
     runs = runs_of(spec, dataset)
-    shards = make_plan(spec, {runs[0].setting.data: shape_of(dataset)})
+    shards = make_plan(runs)
     one = bytes_per_run(runs[0].structure, runs[0].structure.n_parameters(runs[0].switches))
     assert [len(stack.runs) for stack in make_stacks(shards, 1, 200 * one)] == [100]
     for room in (50, 8, 1):

@@ -20,9 +20,10 @@ from bnexp.comparison import (
     to_records,
 )
 from bnexp.console import _console, _fitted
-from bnexp.formats import as_csv, as_json, as_latex, as_markdown, harmless, latex
+from bnexp.formats import as_csv, as_json, as_latex, as_markdown, latex
 from bnexp.sheets import sheets_of
 from bnexp.spec import leaves
+from bnexp.untrusted import harmless
 
 EVIL = r"=cmd|' /C calc'!A0 \input{/etc/passwd} $x^2$ 100% & #1 ~ {a_b} <b>*bold*</b> [l](http://x) | `code`"
 SPEC = """
@@ -61,7 +62,18 @@ def test_csv_has_no_formula_and_all_records(said):
 
 @pytest.mark.parametrize(
     ("value", "written"),
-    [("=1+1", "'=1+1"), ("+1", "'+1"), ("-x", "'-x"), ("@a", "'@a"), ("\t=1", "'\t=1"), ("a=1", "a=1"), (-1.5, -1.5)],
+    [
+        ("=1+1", "'=1+1"),
+        ("+1", "'+1"),
+        ("-x", "'-x"),
+        ("@a", "'@a"),
+        ("\t=1", "'\t=1"),
+        ("a=1", "a=1"),
+        (-1.5, -1.5),
+        ("-1.5e-07", "-1.5e-07"),
+        ("-1-1", "'-1-1"),
+        (" =1", "' =1"),
+    ],
 )
 def test_harmless(value, written):
     assert harmless(value) == written

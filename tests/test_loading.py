@@ -229,31 +229,31 @@ def test_a_study_is_known_by_what_decides_its_numbers():
 
 
 def test_defaults_do_not_name_a_run():
-    assert make_spec("data: digits").settings[0].key() == '{"data.name": "digits"}'
+    assert make_spec("data: digits").settings[0].key == '{"data.name": "digits"}'
 
 
 def test_plan_order_and_shards():
     spec = make_spec("data: digits\nmodel: {norm: [none, standardize, full]}\ntrain: {lr: [0.1, 1]}\nseeds: 5")
-    plan = make_plan(spec, shapes(spec))
+    plan = make_plan(make_runs(spec, shapes(spec)))
     ids = [run.id for shard in plan for run in shard.runs]
     assert ids[:3] == ["norm=none,lr=0.1,seed=0", "norm=none,lr=1,seed=0", "norm=none,lr=0.1,seed=1"]
     # standardize and full are one structure: γ, β learned are masks on the update.
     assert ids[10:14] == [f"norm={n},lr={lr},seed=0" for n in ("standardize", "full") for lr in ("0.1", "1")]
     assert [len(shard.runs) for shard in plan] == [8, 2, 8, 8, 4]
     assert len({shard.name for shard in plan}) == 5
-    assert plan == make_plan(spec, shapes(spec))
+    assert plan == make_plan(make_runs(spec, shapes(spec)))
 
 
 def test_large_networks_make_small_shards():
     spec = make_spec("data: digits\nmodel: {hidden: [2048, 2048], norm: none}\nseeds: 8")
-    assert [len(shard.runs) for shard in make_plan(spec, shapes(spec))] == [1] * 8
+    assert [len(shard.runs) for shard in make_plan(make_runs(spec, shapes(spec)))] == [1] * 8
 
 
 def test_an_extended_study_keeps_its_shards():
     small = make_spec("data: digits\ntrain: {lr: [0.1]}\nseeds: 10")
     large = make_spec("data: digits\ntrain: {lr: [0.1, 1]}\nseeds: 12")
-    old = make_plan(small, shapes(small))
-    new = make_plan(large, shapes(large), [{run.key: run.id for run in shard.runs} for shard in old])
+    old = make_plan(make_runs(small, shapes(small)))
+    new = make_plan(make_runs(large, shapes(large)), [{run.key: run.id for run in shard.runs} for shard in old])
     assert [shard.name for shard in new[: len(old)]] == [shard.name for shard in old]
     assert sorted(run.key for shard in new for run in shard.runs) == sorted(
         r.key for r in make_runs(large, shapes(large))
@@ -262,7 +262,7 @@ def test_an_extended_study_keeps_its_shards():
 
 def test_all_norms_share_two_dozen_structures_at_most():
     spec = make_spec(f"data: digits\nmodel: {{norm: [{', '.join(NORMS)}]}}")
-    structures = {shard.structure for shard in make_plan(spec, shapes(spec))}
+    structures = {shard.structure for shard in make_plan(make_runs(spec, shapes(spec)))}
     assert {(s.center, s.scale) for s in structures} == {(False, False), (True, True), (True, False), (False, True)}
     assert len(structures) == 4
 
@@ -279,7 +279,7 @@ def test_shipped_configs_can_be_planned(path):
         fields: DataShape("regression" if n == 1 else "classification", rows, n_in, n)
         for fields, (rows, n_in, n) in known.items()
     }
-    assert make_plan(spec, shaped)
+    assert make_plan(make_runs(spec, shaped))
 
 
 def test_data_fields_are_hashable_and_equal_by_value():

@@ -30,7 +30,7 @@ def seconds(spec: Spec, dataset: Dataset) -> float:
     """Of all runs on one worker."""
     began = time.perf_counter()
     runs = runs_of(spec, dataset)
-    for stack in make_stacks(make_plan(spec, {runs[0].setting.data: runs[0].structure.shape}), 1):
+    for stack in make_stacks(make_plan(runs), 1):
         for _ in train(stack, dataset, "cpu", options_of(spec)):
             pass
     return time.perf_counter() - began

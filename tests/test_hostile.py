@@ -1,0 +1,96 @@
+"""Hostile specs and overrides: one clear message or a plan, in two seconds and 300 MB, and nothing is written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import hostile
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sizes import by_size
+
+MOST_MB = 300
+CHILDREN = 2  # processes at once
+ASKED = {
+    "traps": 10_000,
+    "mutated": by_size(800, 10_000),
+    "grown": by_size(300, 4_000),
+    "overrides": by_size(500, 6_000),
+}
+
+
+def asked_for(kind: str, seed: int, count: int) -> dict:
+    """What came of it in a process of its own."""
+    script = Path(hostile.__file__)
+    done = subprocess.run(
+        [sys.executable, script, kind, str(seed), str(count)], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("kind", ASKED)
+def test_hostile_input_is_one_message_or_a_plan(kind, counted):
+    count = ASKED[kind] if kind == "traps" else ASKED[kind] // CHILDREN
+    seeds = range(1 if kind == "traps" else CHILDREN)
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda seed: asked_for(kind, seed, count), seeds))
+    codes = {code: sum(one["codes"].get(code, 0) for one in found) for code in ("0", "2")}
+    counted(
+        f"hostile input, {kind}: {sum(codes.values())} asked, {codes['2']} refused, {codes['0']} planned, "
+        f"at most {max(one['slowest_s'] for one in found)} s and {max(one['most_mb'] for one in found)} MB"
+    )
+    assert [one["faults"][:3] for one in found] == [[]] * len(found)
+    assert [one["created"] for one in found] == [[]] * len(found)
+    assert max(one["most_mb"] for one in found) < MOST_MB
+    assert sum(codes.values()) == (len(hostile.traps()) + 5 if kind == "traps" else count * CHILDREN)
+    assert min(codes.values()) > 0
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    st.sampled_from(hostile.SCALARS),
+)
+TREES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(hostile.KEYS), inner, max_size=4),
+    max_leaves=12,
+)
+DOCUMENTS = st.dictionaries(st.sampled_from(hostile.KEYS[:16]), TREES, max_size=6)
+
+
+@settings(
+    max_examples=by_size(150, 2_000),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(document=DOCUMENTS, with_data=st.booleans())
+def test_documents_of_the_right_words(document, with_data, tmp_path):
+    """As JSON, which is YAML: what hypothesis makes of the spec's own words."""
+    path = tmp_path / "hostile.yaml"
+    path.write_text(json.dumps({**document, **({"data": "bump", "seeds": 1} if with_data else {})}), encoding="utf-8")
+    assert hostile.ask(["check", str(path), "--out", str(tmp_path / "none")]).fault == ""
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "err"),
+    [
+        (1, "", "error: no"),
+        (0, "plan", "Traceback (most recent call last)"),
+        (2, "", "something"),
+        (2, "half a plan", "error: no"),
+        (2, "", "error: \x1b[2J"),
+    ],
+)
+def test_that_a_bad_answer_is_seen(code, out, err):
+    assert hostile.fault_of(code, out, err, 0.1)
+    assert hostile.fault_of(0, "plan", "", 0.1) == "" != hostile.fault_of(0, "plan", "", 2.1)
