@@ -10,9 +10,11 @@ import contextlib
 import io
 import itertools
 import json
+import math
 import os
 import random
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -64,7 +66,7 @@ claim source where each a b metric tune expect within why table column layer tap
 every
 """.split()  # noqa: SIM905
 KEYS = [*TOP, *(field.split(".")[1] for field in FIELDS), *MEASURES, *OF_CLAIMS, "train.lr", "model.norm"]
-CHARACTERS = "\x00 \t \r \x85 \u2028 \ufeff \ud7ff \U0001f600 \x1b[2J \x07".split(" ")
+CHARACTERS = ["\x00", "\t", "\r", "\x85", "\u2028", "\ufeff", "\ud7ff", "😀", "\x1b[2J", "\x07"]
 MARKS = """' " \\ # { } [ ] : - ? | > , &a *a !x <<: !!python/object:os.system %YAML ...""".split()  # noqa: SIM905
 JUNK = [*CHARACTERS, *MARKS, ": ", "- ", "\n---\n", ", "]
 SECTIONS = ["", "data.", "model.", "train.", "measure.shift.", "measure.ics.", "measure.", "variants.", "claims."]
@@ -177,6 +179,63 @@ def _node(generator: random.Random, depth: int) -> str:
     if how < 0.7:
         return "[" + ", ".join(inner) + "]"
     return "{" + ", ".join(f"{generator.choice(KEYS)}: {node}" for node in inner) + "}"
+
+
+# Valid words and numbers at the ends of what they can be, to be trained
+
+TINY = "data: %\nmodel: {hidden: [3, 2], norm: [none, full]}\ntrain: {epochs: 2, batch_size: 8}\nseeds: 1\n"
+DATA = [
+    "bump",
+    "{name: xor, samples: 16}",
+    "{name: spirals, samples: 20}",
+    "{name: teacher, samples: 16}",
+    "{name: csv, path: rows.csv, target: y}",
+    "{name: csv, path: rows.csv, target: x2}",
+    "{name: npz, path: rows.npz}",
+]
+NUMBERS = r"""
+0 1 2 3 -1 0.5 .25 0.999999 1e-5 1e-30 1e-320 1e30 -1e30 1e308 2147483647 2147483648 9223372036854775807
+9223372036854775808 99999999999999999999999
+""".split()  # noqa: SIM905
+OF_NUMBERS = r"""
+data.data_seed data.validation data.subset data.label_noise model.eps model.statistics_momentum model.gamma_init
+model.beta_init model.weight_sd train.lr train.momentum train.adam_eps train.weight_decay train.norm_decay
+train.step_every train.step_factor evaluate_every fit_every probe track learned_at
+""".split()  # noqa: SIM905
+EXTREMES = {
+    **dict.fromkeys(OF_NUMBERS, NUMBERS),
+    "data.samples": ["4", "5", "6", "8"],
+    "model.hidden": ["[1]", "[1,1]", "[2,3,4]", "[5,1]"],
+    "model.activation": ["sigmoid", "tanh", "relu", "linear"],
+    "model.norm": ["none", "standardize", "full", "affine", "center", "scale", "gamma", "beta"],
+    "model.placement": ["pre", "post"],
+    "model.weight_init": ["linear", "glorot", "he", "gaussian"],
+    "model.noise": ["santurkar"],
+    "model.ghost_size": ["2", "4", "8"],
+    "train.batch_size": ["1", "2", "4", "7", "8", "full"],
+    "train.last_batch": ["keep"],
+    "train.optimizer": ["sgd", "adam"],
+    "train.nesterov": ["true"],
+    "train.adam_betas": ["[0,0]", "[0.999999999999,0.99999999999999]", "[0.5,0.1]"],
+    "train.schedule": ["step", "cosine"],
+    "train.only": ["norm", "norm+output", "random"],
+    "seeds": ["1", "2", "[2147483647]", "0..1"],
+    "evaluate": ["running", "population", "batch"],
+    "measure": [
+        "[activations]",
+        "[parameters, shift, ics, landscape, rank, gradients, identity]",
+        "{shift: {steps: 1}, predictions: {}}",
+        "{ics: {every: 99999999999999999999}}",
+        "{landscape: {relative: 1e300}}",
+        "{landscape: {relative: 0.1}}",
+    ],
+}
+
+
+def extremes(generator: random.Random) -> list[str]:
+    """Overrides that may be extreme, but are of the right kind."""
+    fields = generator.sample(list(EXTREMES), generator.choice([1, 2, 2, 3, 4, 6]))
+    return [f"{field}={generator.choice(EXTREMES[field])}" for field in fields]
 
 
 # What YAML and large files can do
@@ -323,8 +382,8 @@ def write_data(folder: Path) -> None:
     os.mkfifo(folder / "fifo")
 
 
-def ask(words: list[str]) -> Answer:
-    """Give the command line these words, in this process."""
+def ask(words: list[str], most_seconds: float = 2) -> Answer:
+    """Give the command line these words, in this process; ``most_seconds`` of its time."""
     from bnexp.cli import app
 
     out, err = io.StringIO(), io.StringIO()
@@ -338,10 +397,10 @@ def ask(words: list[str]) -> Answer:
         except BaseException:
             return Answer(-1, time.process_time() - began, traceback.format_exc())
     seconds = time.process_time() - began
-    return Answer(code, seconds, fault_of(code, out.getvalue(), err.getvalue(), seconds))
+    return Answer(code, seconds, fault_of(code, out.getvalue(), err.getvalue(), seconds, most_seconds))
 
 
-def fault_of(code: int, out: str, err: str, seconds: float) -> str:
+def fault_of(code: int, out: str, err: str, seconds: float, most_seconds: float = 2) -> str:
     """What is wrong with an answer."""
     if code not in (0, 2):
         return f"exit {code}: {err[-2000:]}"
@@ -351,7 +410,7 @@ def fault_of(code: int, out: str, err: str, seconds: float) -> str:
         return f"no message, or something on stdout: {out[:300]!r} {err[:300]!r}"
     if re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", out + err):
         return f"a control character is printed: {out[:300]!r} {err[:300]!r}"
-    return f"took {seconds:.1f} s" if seconds > 2 else ""
+    return f"took {seconds:.1f} s" if seconds > most_seconds else ""
 
 
 def inputs(kind: str, generator: random.Random, folder: Path) -> Iterator[list[str]]:
@@ -366,6 +425,14 @@ def inputs(kind: str, generator: random.Random, folder: Path) -> Iterator[list[s
             stream.truncate(100 * 2**20)
         yield ["check", str(path)]
         return
+    while kind == "extremes":
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        path.write_text(TINY.replace("%", generator.choice(DATA)), encoding="utf-8")
+        yield ["train", str(path), *extremes(generator), "--out", "out", "--workers", "1"]
+        if (folder / "out/meta.json").exists():
+            yield ["compare", "out"]
+            if generator.random() < 0.2:
+                yield ["report", "out", "-o", "out/page.html"]
     while True:
         extra: list[str] = []
         if kind == "overrides":
@@ -392,17 +459,18 @@ def main(kind: str, seed: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         folder = Path(name)
         write_data(folder)
-        before = set(folder.rglob("*"))
+        before = set(folder.rglob("*")) | {folder / "out"}
         generator = random.Random(f"{kind} {seed}")
         source = inputs(kind, generator, folder)
         ask(["check", str(ROOT / "configs/quickstart.yaml")])  # imports are not counted
         for words in itertools.islice(source, count):
-            answer = ask(words)
+            answer = ask(words, math.inf if kind == "extremes" else 2)
             codes[answer.code] += 1
             slowest = max(slowest, answer.seconds)
             if answer.fault:
                 spec = (folder / "hostile.yaml").read_bytes()[:5000].decode("utf-8", "replace")
                 faults.append({"words": words, "spec": spec, "fault": answer.fault})
+        shutil.rmtree(folder / "out", ignore_errors=True)
         created = sorted(str(path) for path in set(folder.rglob("*")) - before - {folder / "hostile.yaml"})
     print(
         json.dumps(

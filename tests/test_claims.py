@@ -666,7 +666,7 @@ def test_lines_of_check():
 
 def test_free_text_stays_in_one_line_and_moves_no_cursor():
     spec = make_spec(
-        f'{GRID}claims: [{{claim: "a\\e[31m\\nb", {WHERE}, {AB}, tune: lr, metric: fit_loss, expect: less}}]'
+        f'{GRID}claims: [{{claim: "a\\u202e[31m\\nb", {WHERE}, {AB}, tune: lr, metric: fit_loss, expect: less}}]'
     )
     assert heading(resolve_claims(spec)[0]) == "claim 1: a [31m b"
 

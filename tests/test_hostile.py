@@ -21,6 +21,7 @@ ASKED = {
     "mutated": by_size(800, 10_000),
     "grown": by_size(300, 4_000),
     "overrides": by_size(500, 6_000),
+    "extremes": by_size(100, 2_000),
 }
 
 
@@ -46,7 +47,7 @@ def test_hostile_input_is_one_message_or_a_plan(kind, counted):
     )
     assert [one["faults"][:3] for one in found] == [[]] * len(found)
     assert [one["created"] for one in found] == [[]] * len(found)
-    assert max(one["most_mb"] for one in found) < MOST_MB
+    assert kind == "extremes" or max(one["most_mb"] for one in found) < MOST_MB  # which train, and draw
     assert sum(codes.values()) == (len(hostile.traps()) + 5 if kind == "traps" else count * CHILDREN)
     assert min(codes.values()) > 0
 
@@ -59,10 +60,8 @@ SCALARS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
     st.sampled_from(hostile.SCALARS),
 )
-TREES = st.recursive(
-    SCALARS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(hostile.KEYS), inner, max_size=4),
-    max_leaves=12,
+TREES = st.deferred(
+    lambda: SCALARS | st.lists(TREES, max_size=3) | st.dictionaries(st.sampled_from(hostile.KEYS), TREES, max_size=3)
 )
 DOCUMENTS = st.dictionaries(st.sampled_from(hostile.KEYS[:16]), TREES, max_size=6)
 
