@@ -136,9 +136,7 @@ def train(
 
     signal.signal(signal.SIGTERM, _on_sigterm)
     number = _workers(workers)
-    request = Request(
-        out, device, number, extend, overwrite, restart_unfinished, fail_fast, max_runs, command_line()
-    )
+    request = Request(out, device, number, extend, overwrite, restart_unfinished, fail_fast, max_runs, command_line())
     observer = console.Progress(silent=quiet or dry_run)
     if not (dry_run or quiet):  # the libraries of the comparison load while workers train
         threading.Thread(target=importlib.import_module, args=("bnexp.comparison",), daemon=True).start()

@@ -1,4 +1,7 @@
-"""What meta.json and commit.json say, read with suspicion: for those who go on writing, and for those who only read.
+"""A results folder read with suspicion, for those who go on writing and for those who only read.
+
+``refuse_links`` sees to it that what has a name of ours is a file of ours. The rest is what meta.json and
+commit.json say.
 
 commit.json holds: schema; epoch; done; runs (id and key); files, of each its length and SHA-256; checkpoint, the name
 of one of them; and what computed (device, threads, versions). In schema 1 every shard is done and a file has a length
@@ -9,13 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from bnexp.errors import DamagedResults
-from bnexp.layout import CHECKPOINT, SCHEMA
+from bnexp.files import TEMPORARY
+from bnexp.layout import CHECKPOINT, HOLDER, LOCK, SCHEMA, SHARDS
 
 CHECKSUM = "sha256"  # the key under which a JSON file has its own
 
@@ -25,6 +30,31 @@ class Content(NamedTuple):
 
     length: int
     sha256: str | None = None
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise DamagedResults where something has a name that bnexp uses and is a link, a pipe or a device.
+
+    Who may write into the folder could otherwise have us read or change files that lie elsewhere.
+    """
+    places = [folder] if folder.is_dir() else []
+    for place in places:
+        try:
+            with os.scandir(place) as entries:
+                here = [entry for entry in entries if place != folder or _is_ours(entry.name)]
+        except OSError as error:
+            raise DamagedResults(f"{place}: cannot be read: {error.strerror or error}") from None
+        for entry in here:
+            if entry.is_dir(follow_symlinks=False):
+                places.append(Path(entry.path))
+            elif not entry.is_file(follow_symlinks=False):
+                kind = "a symbolic link" if entry.is_symlink() else "neither a file nor a folder"
+                raise DamagedResults(f"{entry.path}: {kind}, which bnexp does not follow; put the file itself there")
+
+
+def _is_ours(name: str) -> bool:
+    """Whether bnexp uses such a name at the top of a results folder."""
+    return name in (SHARDS, LOCK, HOLDER) or Path(name).suffix in (".csv", ".json", ".yaml", TEMPORARY)
 
 
 def content_of(path: Path) -> Content:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnexp import store
-from bnexp.commits import Commit
+from bnexp.commits import Commit, refuse_links
 from bnexp.data import Dataset
 from bnexp.errors import ResultsError, UsageError
 from bnexp.layout import SHARDS, SPEC
@@ -33,6 +33,7 @@ def kept_shards(
     """The shards in the folder that were begun and belong to this study; raise ResultsError if it holds another."""
     if request.overwrite or not folder.exists():
         return {}
+    refuse_links(folder)
     meta = store.read_meta(folder)
     if meta is None:
         if not store.is_new(folder):

@@ -22,8 +22,8 @@ class System:
     """What the operating system is asked for; the tests put others in its place, which fail or remember."""
 
     def open(self, path: Path, mode: str) -> BinaryIO:
-        """Open a file unbuffered: a write is a call."""
-        return open(path, mode, buffering=0)  # type: ignore[return-value]
+        """Open a file, never through a link, and unbuffered: a write is a call."""
+        return open(path, mode, buffering=0, opener=_without_links)  # type: ignore[return-value]
 
     def write(self, stream: BinaryIO, data: bytes) -> int:
         """Write what the system takes at once; how much that was."""
@@ -52,6 +52,10 @@ class System:
     def rmdir(self, path: Path) -> None:
         """Remove an empty folder."""
         os.rmdir(path)
+
+
+def _without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 system = System()

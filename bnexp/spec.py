@@ -103,7 +103,9 @@ class DataFields(Fields):
 class ModelFields(Fields):
     """What is trained."""
 
-    hidden: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=MAX_LAYERS)] = Field((64, 64), description="hidden widths")
+    hidden: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=MAX_LAYERS)] = Field(
+        (64, 64), description="hidden widths"
+    )
     activation: Literal["sigmoid", "tanh", "relu", "linear"] = Field("sigmoid", description="g")
     norm: NormName = Field("full", description="norm of every hidden layer")
     placement: Literal["pre", "post"] = Field("pre", description="norm before the activation (the paper) or after it")

@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from bnexp import files
-from bnexp.commits import Commit, as_json, content_of, read_commit, read_json
+from bnexp.commits import Commit, as_json, content_of, read_commit, read_json, refuse_links
 from bnexp.errors import DamagedResults, FolderInUse, ResultsError
 from bnexp.layout import COMMIT, HOLDER, ITEMS, LOCK, META, RUNS, SCHEMA, SHARDS, SPEC, Table
 from bnexp.plan import Run, setting_id
@@ -33,6 +33,7 @@ from bnexp.tables import first_field, header, line, outcome_header, run_values
 def locked(folder: Path) -> Iterator[None]:
     """Create the folder if need be and hold its lock; raise FolderInUse if another process does."""
     files.make_folder(folder)
+    refuse_links(folder)
     with files.storage(folder):
         lock = FileLock(folder / LOCK)
         try:

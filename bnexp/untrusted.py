@@ -7,7 +7,7 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
-# What a terminal obeys or reorders by: controls but the line feed, bidirectional marks, line separators, lone surrogates.
+# What a terminal obeys: controls but the line feed, bidirectional marks, line separators, lone surrogates.
 _OBEYED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 _FORMULA = re.compile(r" *[=+\-@\t\r](?!(?<=-)[\d.]+(e[-+]?\d+)?$)")  # a negative number is none
 

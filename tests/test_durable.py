@@ -477,6 +477,45 @@ def test_a_newer_folder_is_refused(whole, tmp_path):
         (folder / name).write_text(content)
 
 
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_was_planted_is_neither_followed_nor_written_to(whole, tmp_path, kind, counted):
+    folder, elsewhere = tmp_path / "tiny", tmp_path / "elsewhere"
+    shutil.copytree(whole, folder)
+    planted = sorted(folder.rglob("*")) + [folder / name for name in (".holder", "new.csv.tmp", "meta.json.tmp")]
+    shard = next((folder / "shards").iterdir())
+    planted += [shard / "more.csv", shard / "checkpoint-1.npz.tmp"]
+    for path in planted:
+        there = path.exists()
+        if there:
+            path.rename(elsewhere)
+        elif kind == "link":
+            elsewhere.write_text("precious")
+        path.symlink_to(elsewhere) if kind == "link" else os.mkfifo(path)
+        before = elsewhere.read_bytes() if elsewhere.is_file() else b""
+        calls = [lambda: run(folder), lambda: run(folder, overwrite=True), lambda: load_results([folder])]
+        for call in calls:
+            with pytest.raises(DamagedResults, match="does not follow") as caught:
+                call()
+            assert str(path) in str(caught.value)
+        assert (elsewhere.read_bytes() if elsewhere.is_file() else b"") == before
+        path.unlink()
+        if there:
+            elsewhere.rename(path)
+    assert csvs(folder) == csvs(whole)
+    assert load_results([folder])
+    counted(f"planted: {len(planted)} files and folders replaced by a {kind}, all refused")
+
+
+def test_a_link_that_appears_meanwhile_is_not_written_through(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "a.csv").symlink_to(tmp_path / "precious")
+    (tmp_path / "b.csv.tmp").symlink_to(tmp_path / "precious")
+    for call in (lambda: files.append(tmp_path / "a.csv", b"x", 0), lambda: files.replace(tmp_path / "b.csv", [b"x"])):
+        with pytest.raises(StorageError):
+            call()
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
 # --- going on elsewhere -----------------------------------------------------------------------------------------------
 
 

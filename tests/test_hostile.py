@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -78,6 +79,69 @@ def test_documents_of_the_right_words(document, with_data, tmp_path):
     path.write_text(json.dumps({**document, **({"data": "bump", "seeds": 1} if with_data else {})}), encoding="utf-8")
     assert hostile.ask(["check", str(path), "--out", str(tmp_path / "none")]).fault == ""
     assert not (tmp_path / "none").exists()
+
+
+NAMES = [
+    "=1+1",
+    "@SUM(A1)",
+    "+x",
+    "-x",
+    'a"b',
+    "a,b",
+    "[red]x",
+    "<b>x</b>",
+    "x/../y",
+    "seed=3",
+    "NA",
+    "1e5",
+    "\u202ex",
+    "{x}%s",
+]
+
+
+def test_names_from_a_csv_stay_names(tmp_path, monkeypatch):
+    """Columns with such names are what a study varies: in run ids, CSVs, the terminal and the page."""
+    import pandas as pd
+
+    monkeypatch.chdir(tmp_path)
+    rows = [NAMES, *([str(i * (j % 6 + 1) % 7 % 3) for j in range(len(NAMES))] for i in range(60))]
+    with open("rows.csv", "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows(rows)
+    Path("rows.yaml").write_text(
+        json.dumps(
+            {
+                "question": "<script>alert(1)</script> [bold]",
+                "data": {"name": "csv", "path": "rows.csv"},
+                "model": {"hidden": [2]},
+                "train": {"epochs": 1},
+                "seeds": 2,
+                "variants": [{"data.target": name} for name in NAMES],
+            }
+        ),
+        encoding="utf-8",
+    )
+    for words in (["check", "rows.yaml"], ["train", "rows.yaml", "--workers", "1"]):
+        answer = hostile.ask(words, 600)
+        assert (answer.code, answer.fault) == (0, "")
+    for words in (["compare"], ["compare", "--format", "csv"], ["compare", "--format", "json"], ["report"]):
+        answer = hostile.ask(words, 600)
+        assert (answer.code, answer.fault) == (0, "")
+    folder = Path("results/rows")
+    for path in folder.rglob("*.csv"):
+        with path.open(newline="", encoding="utf-8") as stream:
+            cells = [cell for row in csv.reader(stream) for cell in row]
+        assert not [cell for cell in cells if cell[:1] in ("=", "+", "@") or cell[:2] == "-x"]
+    runs = pd.read_csv(folder / "runs.csv")
+    assert set(runs["status"]) == {"done"}
+    assert runs["run"].map(type).eq(str).all()
+    assert runs["run"].is_unique
+    assert len(runs) == 2 * len(NAMES)
+    curves = pd.read_csv(folder / "curves.csv")
+    assert set(curves["run"]) == set(runs["run"])
+    page = Path("report.html").read_text(encoding="utf-8")
+    assert "<b>x</b>" not in page
+    assert "<script>alert" not in page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "results", "rows.csv", "rows.yaml"]
 
 
 @pytest.mark.parametrize(
