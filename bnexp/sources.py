@@ -33,6 +33,7 @@ INTEGER_CLASSES = 20  # DataFields.task: more distinct integers than these are a
 DIGITS_TEST_ROWS = 360  # a fifth of 1797
 DEFLATE_RATIO = 1032  # the most that deflate can compress; see zlib's technical details
 CHUNK = 1 << 20  # bytes read at a time
+MAX_BYTES = 2**30  # unpacked; all rows lie in memory, so what is larger is refused before it is read
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +231,14 @@ def _idx_shape(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
     most = path.stat().st_size * (DEFLATE_RATIO if path.suffix == ".gz" else 1)
     if math.prod(shape) > most:
         raise _lying_header(path, shape, f"{path.stat().st_size} bytes cannot hold them")
+    _check_room(path, math.prod(shape))
     return shape
+
+
+def _check_room(path: Path, size: int) -> None:
+    """Raise DataError for more bytes than are read."""
+    if size > MAX_BYTES:
+        raise DataError(f"{path}: {size} bytes when unpacked, and at most {MAX_BYTES} are read; give a part of it")
 
 
 def _lying_header(path: Path, shape: Sequence[int], truth: str) -> DataError:
@@ -258,6 +266,7 @@ def read_csv(fields: DataFields) -> Raw:
     Rows are counted as a spreadsheet does: the header is row 1.
     """
     path = _own_file(fields)
+    _check_room(path, path.stat().st_size)
     records = _csv_records(path)
     header = _csv_header(path, next(records, (1, []))[1], fields.target)
     column = header.index(fields.target or "")
@@ -426,6 +435,9 @@ def _npz_arrays(path: Path) -> list[NamedArray]:
             wanted = split if found >= set(split) else whole
             if not found >= set(wanted):
                 raise DataError(f"{path}: {_npz_missing(found, split)}")
+            assert archive.zip is not None
+            members = {member.filename: member.file_size for member in archive.zip.infolist()}
+            _check_room(path, sum(members.get(f"{name}.npy", 0) for name in wanted))
             return [(name, archive[name]) for name in wanted]
     except DataError:
         raise

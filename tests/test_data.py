@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import hashlib
 import http.server
@@ -9,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -879,6 +881,120 @@ def test_addresses_and_checksums_are_well_formed() -> None:
             kind, digits = checksum.split(":")
             assert len(bytes.fromhex(digits)) == {"md5": 16, "sha256": 32}[kind]
         assert len(set(images_.classes)) == 10
+
+
+# What a server, a disk or a joker may do
+
+
+def broken_server(answer: str, content: bytes, answered: threading.Event) -> type[http.server.BaseHTTPRequestHandler]:
+    """A server that gives each file's content in a way that is wrong; one that stalls does so until ``answered``."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if answer.isdigit():
+                self.send_error(int(answer))
+                return
+            if answer == "stalls before it answers":
+                answered.wait(60)
+                return
+            if answer == "leads round in a circle":
+                self.send_response(302)
+                self.send_header("Location", self.path)
+                self.end_headers()
+                return
+            body = {"is a page": b"<html>not here</html>", "is empty": b"", "is cut, and says so": content[:100]}
+            data = body.get(answer, content)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if answer == "stalls half-way":
+                self.wfile.write(data[: len(data) // 2])
+                self.wfile.flush()
+                answered.wait(60)
+            elif answer == "breaks off":
+                self.wfile.write(data[: len(data) // 2])
+            elif answer == "has one wrong bit":
+                self.wfile.write(bytes([data[0] ^ 1]) + data[1:])
+            else:
+                self.wfile.write(data)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    return Handler
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pooch leaves a refused answer open
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("404", "500", "is a page", "is empty", "is cut, and says so", "breaks off", "has one wrong bit"),
+        *("stalls before it answers", "stalls half-way", "leads round in a circle"),
+    ],
+)
+def test_a_broken_download_is_one_message_and_leaves_nothing(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    import pooch
+
+    contents = [path.read_bytes() for path in write_images(tmp_path / "served")]
+    checksums: Any = tuple("sha256:" + hashlib.sha256(content).hexdigest() for content in contents)
+    monkeypatch.setattr(pooch.downloaders, "DEFAULT_TIMEOUT", 0.5)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    answered = threading.Event()
+    handler = broken_server(answer, contents[0], answered)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        home = sources.ImageSet(f"http://127.0.0.1:{running.server_port}/", checksums, sources.DIGITS)
+        monkeypatch.setitem(sources.IMAGE_SETS, "mnist", home)
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            message = error("mnist")
+        finally:
+            answered.set()
+            running.daemon_threads = False  # closing waits for them
+            running.shutdown()
+            thread.join()
+    gc.collect()
+    assert message.startswith("data mnist: cannot download http://127.0.0.1")
+    assert ("timed out" in message) == answer.startswith("stalls")
+    assert "data.path: FOLDER" in message
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("damage", ["a folder", "empty", "a bit"])
+def test_a_damaged_cache_is_fetched_again_or_named(tmp_path: Path, cache: Path, server: list[str], damage: str) -> None:
+    whole = load("mnist")
+    path = cache / "bnexp/mnist" / f"{IDX_FILES[0]}.gz"
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "a folder":
+        path.mkdir()
+        assert str(path.name) in error("mnist")
+        return
+    path.write_bytes(b"" if damage == "empty" else bytes([content[0], content[1] ^ 1]) + content[2:])
+    assert same(whole, load("mnist"))
+    assert path.read_bytes() == content
+
+
+def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_BYTES", 10_000)
+    path = write_images(tmp_path)[0]
+    assert "94080 bytes when unpacked, and at most 10000 are read" in error("mnist", path=str(tmp_path))
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((1000, 2)), y=np.zeros(1000))
+    assert "24256 bytes when unpacked" in error("npz", path=str(tmp_path / "bomb.npz"))
+    large = write_csv(tmp_path, [(i, i % 3) for i in range(3000)])
+    assert "at most 10000 are read" in error("csv", path=large, target="y")
+    assert path.exists()
+
+
+def test_a_gzip_bomb_is_read_no_further_than_its_header_says(tmp_path: Path) -> None:
+    path = write_images(tmp_path)[0]
+    path.write_bytes(gzip.compress(IMAGES + bytes(200 * 2**20), mtime=0))
+    tracemalloc.start()
+    assert "promises 120×28×28 values, but it holds more" in error("mnist", path=str(tmp_path))
+    assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+    tracemalloc.stop()
 
 
 # Rooms
