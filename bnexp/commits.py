@@ -31,6 +31,11 @@ class Content(NamedTuple):
     length: int
     sha256: str | None = None
 
+    @classmethod
+    def of(cls, data: bytes) -> Content:
+        """A file that begins with these bytes."""
+        return cls(len(data), hashlib.sha256(data).hexdigest())
+
 
 def refuse_links(folder: Path) -> None:
     """Raise DamagedResults where something has a name that bnexp uses and is a link, a pipe or a device.

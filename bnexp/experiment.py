@@ -17,13 +17,13 @@ from typing import Any, Protocol
 
 from bnexp import source, store
 from bnexp.claim_checks import check_claims
-from bnexp.commits import Commit
+from bnexp.commits import Commit, Content
 from bnexp.continuation import kept_shards
 from bnexp.data import Dataset, load_dataset
 from bnexp.errors import DeviceUnavailable, StorageError, UsageError
 from bnexp.executors import Begun, Job, Message, Messages, run_stacks
 from bnexp.interruption import Interruption
-from bnexp.layout import RUNS, SHARDS, setting_columns
+from bnexp.layout import RUNS, SHARDS, SPEC, setting_columns
 from bnexp.origin import checksums, computed_by, device_name, git_state, versions
 from bnexp.plan import DataShape, Run, Shard, Stack, make_plan, make_runs
 from bnexp.recording import Options
@@ -291,8 +291,12 @@ class _Study:
     def write_description(self) -> None:
         """spec.yaml and a meta.json that knows the study; before training, so that an interruption leaves both."""
         # meta.json first: by it a folder is ours.
-        self.write_meta(store.read_meta(self.folder) or {}, assembled=False)
-        store.write_spec(self.folder, source.dump(dict(self.spec.document)))
+        text = source.dump(dict(self.spec.document))
+        old = store.read_meta(self.folder) or {}
+        if SPEC in old.get("files", {}):
+            old["files"][SPEC] = Content.of(text.encode())._asdict()
+        self.write_meta(old, assembled=False)
+        store.write_spec(self.folder, text)
 
     def assemble(self) -> None:
         """The top CSVs, and a meta.json that says which shards they hold."""

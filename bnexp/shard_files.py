@@ -74,13 +74,13 @@ class ShardFiles:
         if outcomes is not None:
             text = self._run_rows(outcomes)
             files.replace(self.folder / RUNS, [text], last=False)
-            found[RUNS] = _content(text)
+            found[RUNS] = Content.of(text)
         name, older = CHECKPOINT if outcomes is not None else f"checkpoint-{epoch}.npz", self.checkpoint
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         data = buffer.getvalue()
         files.replace(self.folder / name, [data])
-        found[name] = _content(data)
+        found[name] = Content.of(data)
         said = {
             "schema": SCHEMA,
             "epoch": epoch,
@@ -101,10 +101,6 @@ class ShardFiles:
         rows = [line(["run", *outcome_header(self.curves)])]
         rows += [line([run.id, *values]) for run, values in zip(self.shard.runs, outcomes, strict=True)]
         return "".join(rows).encode()
-
-
-def _content(data: bytes) -> Content:
-    return Content(len(data), hashlib.sha256(data).hexdigest())
 
 
 def check(folder: Path, commit: Commit) -> None:

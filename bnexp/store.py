@@ -142,8 +142,8 @@ def assemble(
 
 
 def top_files(folder: Path, tables: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Length and checksum of each top CSV: who reads them can tell whether they were changed since."""
-    names = [*(f"{table}.csv" for table in tables), RUNS, ITEMS]
+    """Length and checksum of the spec and each top CSV: who reads them can tell whether they were changed since."""
+    names = [*(f"{table}.csv" for table in tables), RUNS, ITEMS, SPEC]
     with files.storage(folder):
         return {name: content_of(folder / name)._asdict() for name in names if (folder / name).exists()}
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faulty_disk import HOWS, FailsAt, Killed, Remembers, lay_out
+from sizes import by_size
 from tools import make_dataset, make_spec, options_of, runs_of
 
 import bnexp.commits
@@ -79,7 +80,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("how", list(HOWS))
-def test_every_write_may_fail(whole, tmp_path, monkeypatch, how):
+def test_every_write_may_fail(whole, tmp_path, monkeypatch, how, counted):
     counting = FailsAt(0, None)
     monkeypatch.setattr(files, "system", counting)
     run(tmp_path / "counted")
@@ -100,6 +101,7 @@ def test_every_write_may_fail(whole, tmp_path, monkeypatch, how):
         assert csvs(folder) == csvs(whole)
         shutil.rmtree(folder)
     assert last > 100
+    counted(f"each of {last - 1} calls of a run ends in {how}: all gone on from")
 
 
 def test_a_file_size_limit(whole, tmp_path):
@@ -195,8 +197,8 @@ main()
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
-def test_kill_at_any_moment(tmp_path, workers):
-    kills = int(os.environ.get("BNEXP_KILLS", "30")) // 2
+def test_kill_at_any_moment(tmp_path, workers, counted):
+    kills = by_size(30, 200) // 2
     (tmp_path / "killed.yaml").write_text(KILLED)
     command = [sys.executable, "-c", OFTEN, "train", "-q", str(tmp_path / "killed.yaml"), "--workers", str(workers)]
     subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True)
@@ -213,7 +215,7 @@ def test_kill_at_any_moment(tmp_path, workers):
         subprocess.run([*command, "--out", str(folder)], check=True)
         assert csvs(folder) == csvs(tmp_path / "whole")
         shutil.rmtree(folder)
-    print(f"{workers} workers, killed at epochs {seen}")
+    counted(f"kills with {workers} workers: {len(seen)}, at committed epochs {', '.join(map(str, sorted(set(seen))))}")
     assert len(set(seen)) > kills / 3
     assert () in seen
     assert any(0 < epoch < 60 for epochs in seen for epoch in epochs)
@@ -343,11 +345,11 @@ def test_a_stack_whose_workers_end_again_and_again_is_given_up(tmp_path):
 # --- two processes ----------------------------------------------------------------------------------------------------
 
 
-def test_of_two_processes_one_runs(tmp_path):
+def test_of_two_processes_one_runs(tmp_path, counted):
     (tmp_path / "killed.yaml").write_text(KILLED.replace("epochs: 60", "epochs: 3000"))
     command = [sys.executable, "-m", "bnexp", "train", "-q", str(tmp_path / "killed.yaml"), "--workers", "2"]
     command += ["--out", str(tmp_path / "out")]
-    for _ in range(int(os.environ.get("BNEXP_RACES", "3"))):
+    for _ in range(by_size(3, 50)):
         pair = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
         while all(process.poll() is None for process in pair):
             time.sleep(0.02)
@@ -361,17 +363,18 @@ def test_of_two_processes_one_runs(tmp_path):
         assert third.returncode == 0
         with bnexp.store.locked(tmp_path / "out"):  # free at once
             pass
+    counted(f"races of two processes: {by_size(3, 50)}, one ran, one exited 6")
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
-def test_no_flipped_bit_is_taken_for_what_was_written(whole, tmp_path):
+def test_no_flipped_bit_is_taken_for_what_was_written(whole, tmp_path, counted):
     chance = random.Random(0)
     folder = tmp_path / "tiny"
     shutil.copytree(whole, folder)
     paths = [*sorted((folder / "shards").glob("*/*.*")), folder / "meta.json"]
-    for _ in range(int(os.environ.get("BNEXP_FLIPS", "200"))):
+    for _ in range(by_size(200, 1000)):
         path = chance.choice(paths)
         content = path.read_bytes()
         place, bit = chance.randrange(len(content)), chance.randrange(8)
@@ -382,12 +385,40 @@ def test_no_flipped_bit_is_taken_for_what_was_written(whole, tmp_path):
         path.write_bytes(content)
     run(folder)
     assert csvs(folder) == csvs(whole)
+    counted(f"bit flips for who trains: {by_size(200, 1000)}, all refused")
 
 
-def test_no_cut_off_end_is_taken_for_what_was_written(whole, tmp_path):
+def test_a_reader_takes_no_flipped_bit_for_what_was_written(whole, tmp_path, counted):
+    """Of the spec and the top CSVs, which people edit: an error or a warning."""
+    chance = random.Random(0)
     folder = tmp_path / "tiny"
     shutil.copytree(whole, folder)
-    shard = sorted((folder / "shards").iterdir())[0]
+    paths = [*sorted(folder.glob("*.csv")), folder / "spec.yaml", folder / "meta.json"]
+    refused, honest = 0, load_results([folder])[0].runs
+    for _ in range(by_size(200, 1000)):
+        path = chance.choice(paths)
+        content = path.read_bytes()
+        place, bit = chance.randrange(len(content)), chance.randrange(8)
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+        found = None
+        with suppress(DamagedResults):
+            (found,) = load_results([folder])
+        if found is None:
+            refused += 1
+        elif found.parts[0].folder == folder:
+            assert found.edited == (path.name,)
+        else:  # run ids of another plan: the shards are read
+            assert path.name == "runs.csv"
+            assert found.runs.equals(honest)
+        path.write_bytes(content)
+    assert load_results([folder])[0].edited == ()
+    counted(f"bit flips for a reader: {by_size(200, 1000)}, {refused} refused, the rest read with a warning")
+
+
+def test_no_cut_off_end_is_taken_for_what_was_written(whole, tmp_path, counted):
+    folder = tmp_path / "tiny"
+    shutil.copytree(whole, folder)
+    shard, cuts = sorted((folder / "shards").iterdir())[0], 0
     for path in sorted(shard.iterdir()):
         content = path.read_bytes()
         for length in range(max(0, len(content) - 40), len(content)):
@@ -395,7 +426,9 @@ def test_no_cut_off_end_is_taken_for_what_was_written(whole, tmp_path):
             with pytest.raises(DamagedResults) as found:
                 run(folder)
             assert str(path) in str(found.value)
+            cuts += 1
         path.write_bytes(content)
+    counted(f"ends cut off: {cuts}, all refused")
 
 
 def test_a_checkpoint_is_never_unpickled(whole, tmp_path):
