@@ -79,7 +79,8 @@ class Message(NamedTuple):
     shards: Sequence[int] = ()  # which of the stack's shards the rows, outcomes and arrays are of
     again: bool = False  # these shards go on from their commit: they did not fit into memory, or a worker ended
     done: bool = False  # the stack has nothing left to do
-    lost: bool = False  # its workers ended again and again
+    lost: bool = False  # its workers ended again and again, or not one shard of it fits into memory
+    device_lost: bool = False  # nothing in this process can use the device any more
     seconds: float = 0.0
     exact: bool | None = None  # of the first stack on a CPU: whether stacking changes no bit on this machine
     error: str = ""
@@ -94,10 +95,10 @@ def run_stacks(
     Once ``stop`` says so, each stack at work ends with a checkpoint after its epoch, and no other begins.
     """
     workers = min(workers, len(stacks))
-    if workers <= 1:
+    if job.device != "cpu":
+        yield from _on_device(stacks, job, workers, saved, stop)
+    elif workers <= 1:
         yield from _here(stacks, job, saved, stop)
-    elif job.device != "cpu":
-        yield from _in_threads(stacks, job, workers, saved, stop)
     else:
         yield from _in_workers(stacks, job, workers, saved, stop)
 
@@ -146,7 +147,8 @@ def _in_threads(stacks: Sequence[Stack], job: Job, threads: int, saved: Saved, s
                     index, stack = waiting.popleft()
                     for message in _train_stack(index, stack, _begun(stack, saved), job, wanted[index].take):
                         messages.put(message)
-                        if ended.is_set() or (stop() and (message.arrays is not None or message.error)):
+                        over = ended.is_set() or message.device_lost
+                        if over or (stop() and (message.arrays is not None or message.error)):
                             return
         except IndexError:
             pass  # nothing is left
@@ -169,6 +171,34 @@ def _in_threads(stacks: Sequence[Stack], job: Job, threads: int, saved: Saved, s
         ended.set()
         for thread in running:
             thread.join(2)
+
+
+def _on_device(stacks: Sequence[Stack], job: Job, threads: int, saved: Saved, stop: Callable[[], bool]) -> Messages:
+    """Train in this process; once the device is lost to it, the rest in another, which is replaced when it ends."""
+    left = dict(enumerate(stacks))
+    here = _in_threads(stacks, job, threads, saved, stop) if threads > 1 else _here(stacks, job, saved, stop)
+    with closing(here) as messages:
+        message = next(messages, None)
+        while message is not None and not message.device_lost:
+            asked = yield message
+            if message.done:
+                del left[message.stack]
+            message = answered(messages, asked)
+    if message is not None:
+        for index, stack in left.items():
+            yield _again(index, stack)
+        with closing(_Crew(stacks, job, saved, stop)) as crew:
+            crew.waiting = list(left.items())
+            crew.lost = [1] * len(stacks)
+            yield from crew.work(1)
+
+
+def answered(messages: Messages, answer: bool | None) -> Message | None:
+    """The next message, after the last was answered; None if there is none."""
+    try:
+        return messages.send(answer)
+    except StopIteration:
+        return None
 
 
 def _queue_of_work(device: str) -> AbstractContextManager[Any]:
@@ -200,8 +230,12 @@ def _train_stack(
                     last |= {place: (message.epoch, a) for place, a in zip(part, message.arrays, strict=True)}
                 yield message._replace(done=message.outcomes is not None and not parts)
         except Exception as error:
+            if _is_device_lost(error):
+                yield _again(index, stack)._replace(device_lost=True)
+                return
             if not (_is_out_of_memory(error) and len(part) > 1):
-                yield Message(index, 0, [], 0.0, 0, shards=part, done=not parts, error=traceback.format_exc())
+                text, memory = traceback.format_exc(), _is_out_of_memory(error)
+                yield Message(index, 0, [], 0.0, 0, shards=part, done=not parts, lost=memory, error=text)
                 continue
             half = (len(part) + 1) // 2
             parts[:0] = [part[:half], part[half:]]
@@ -210,7 +244,16 @@ def _train_stack(
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # the latter is torch's
+    """Python's own error, torch's, or what Triton says."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or (isinstance(error, RuntimeError) and "out of memory" in str(error))
+
+
+def _is_device_lost(error: Exception) -> bool:
+    """Whether the device failed: after such an error a process can do nothing more with it."""
+    text = str(error)
+    failed = type(error).__name__ == "AcceleratorError" or "CUDA error" in text or "Triton Error" in text
+    return isinstance(error, RuntimeError) and failed and not _is_out_of_memory(error)
 
 
 def _give_memory_back(device: str) -> None:
@@ -332,7 +375,7 @@ class _Crew:
             index = self.busy.pop(pipe)
             stack = self.stacks[index]
             self.waiting.insert(0, (index, stack))
-            yield Message(index, 0, [], math.nan, len(stack.runs), shards=range(len(stack.shards)), again=True)
+            yield _again(index, stack)
             yield from self.replace()
             return
         asked = yield message
@@ -350,7 +393,7 @@ class _Crew:
         self.lost[index] += 1
         if self.lost[index] > REPLACEMENTS:
             del self.waiting[0]
-            why = f"the worker process ended {self.lost[index]} times (out of memory, or killed)"
+            why = f"the worker process ended {self.lost[index]} times (out of memory, killed, or its device failed)"
             yield _lost(index, stack, why)._replace(lost=True)
         else:
             self.deal(self.hire(1)[0])
@@ -371,6 +414,11 @@ def _lost(index: int, stack: Stack, why: str) -> Message:
     return Message(index, 0, [], 0.0, 0, shards=range(len(stack.shards)), done=True, error=why)
 
 
+def _again(index: int, stack: Stack) -> Message:
+    """All shards of a stack go on from their commits."""
+    return Message(index, 0, [], math.nan, len(stack.runs), shards=range(len(stack.shards)), again=True)
+
+
 def _work(pipe: Connection) -> None:
     """A worker's life: train the stacks that come through the pipe until it closes."""
     job = receive(pipe)
@@ -384,4 +432,6 @@ def _work(pipe: Connection) -> None:
         if task is not ASK:  # one that came after a stack's end is too late
             index, stack, begun = task
             for message in _train_stack(index, stack, begun, job, wanted):
+                if message.device_lost:  # another process is to go on
+                    return
                 pipe.send(message)

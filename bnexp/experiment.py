@@ -21,7 +21,7 @@ from bnexp.commits import Commit, Content
 from bnexp.continuation import kept_shards
 from bnexp.data import Dataset, load_dataset
 from bnexp.errors import DeviceUnavailable, StorageError, UsageError
-from bnexp.executors import Begun, Job, Message, Messages, run_stacks
+from bnexp.executors import Begun, Job, Message, Messages, answered, run_stacks
 from bnexp.interruption import Interruption
 from bnexp.layout import RUNS, SHARDS, SPEC, setting_columns
 from bnexp.origin import checksums, computed_by, device_name, git_state, versions
@@ -90,7 +90,7 @@ class Summary:
     trained: int = 0
     exact_stack: bool | None = None  # None: not checked (nothing was trained, or not on a CPU)
     failures: dict[str, str] = field(default_factory=dict)
-    lost: bool = False  # workers ended again and again
+    lost: bool = False  # workers ended again and again, or memory did not suffice
 
 
 def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bool = False) -> Summary:
@@ -238,7 +238,7 @@ class _Study:
                 self.observer.epoch(stack, message)
                 if message.error and self.request.fail_fast:
                     return
-                message = _answered(messages, wanted)
+                message = answered(messages, wanted)
 
     def shard_folder(self, shard: Shard) -> Path:
         """Where a shard's files lie."""
@@ -302,7 +302,9 @@ class _Study:
         """The top CSVs, and a meta.json that says which shards they hold."""
         axes = self.spec.axes
         columns = setting_columns(self.spec)
-        store.assemble(self.folder, self.outline.runs, self.commits, self.tables, columns, axes)
+        shards = [shard for stack in self.outline.stacks for shard in stack.shards]
+        failed = {run.key for shard in shards if shard.name in self.summary.failures for run in shard.runs}
+        store.assemble(self.folder, self.outline.runs, self.commits, self.tables, columns, axes, failed)
         self.summary.seconds = time.perf_counter() - self.began
         self.write_meta(store.read_meta(self.folder) or {}, assembled=True)
 
@@ -357,14 +359,6 @@ def _shape(dataset: Dataset) -> DataShape:
 
 def _ids(commits: Mapping[str, Commit]) -> list[Mapping[str, str]]:
     return [commit.ids for commit in commits.values()]
-
-
-def _answered(messages: Messages, answer: bool) -> Message | None:
-    """The next message, after the last was answered; None if there is none."""
-    try:
-        return messages.send(answer)
-    except StopIteration:
-        return None
 
 
 def _outline(

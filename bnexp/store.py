@@ -10,7 +10,7 @@ import io
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -130,13 +130,17 @@ def assemble(
     tables: Mapping[str, Table],
     columns: Sequence[str],
     axes: Sequence[str],
+    failed: Collection[str] = (),
 ) -> None:
-    """Put the top CSVs together from the shards' commits, each streamed to a new file and renamed into place."""
+    """Put the top CSVs together from the shards' commits, each streamed to a new file and renamed into place.
+
+    ``failed``: keys of the runs whose shard failed; they have no outcome, and what is committed of them is kept.
+    """
     for table in tables.values():
         reader = _ShardRows(folder, f"{table.name}.csv", commits)
         rows = (text for run in runs for text in reader.take(run))
         _replace_lines(folder / f"{table.name}.csv", chain([header(table)], rows), last=False)
-    _replace_lines(folder / RUNS, _run_lines(folder, runs, commits, columns, tables["curves"]))
+    _replace_lines(folder / RUNS, _run_lines(folder, runs, commits, columns, tables["curves"], failed))
     done = {name: commit for name, commit in commits.items() if commit.done}
     _write_items(folder, runs, done, axes)
 
@@ -154,7 +158,12 @@ def _places(commits: Mapping[str, Commit]) -> dict[str, tuple[str, str]]:
 
 
 def _run_lines(
-    folder: Path, runs: Sequence[Run], commits: Mapping[str, Commit], columns: Sequence[str], curves: Table
+    folder: Path,
+    runs: Sequence[Run],
+    commits: Mapping[str, Commit],
+    columns: Sequence[str],
+    curves: Table,
+    failed: Collection[str],
 ) -> Iterator[str]:
     outcome = outcome_header(curves)
     yield line(["run", "seed", *columns, *outcome])
@@ -166,7 +175,8 @@ def _run_lines(
         if found:
             yield start + found[0][len(line([run.id])) - 1 :]
         else:
-            yield start + (",running" if run.key in begun else ",pending") + "," * (len(outcome) - 1) + "\n"
+            status = "failed" if run.key in failed else "running" if run.key in begun else "pending"
+            yield f"{start},{status}" + "," * (len(outcome) - 1) + "\n"
 
 
 class _ShardRows:

@@ -8,8 +8,9 @@ import types
 import numpy as np
 import pytest
 import torch
-from tools import make_dataset, make_spec, runs_of
+from tools import make_dataset, make_spec, options_of, runs_of
 
+import bnexp.data
 import bnexp.device_steps
 import bnexp.evaluation
 import bnexp.executors
@@ -24,6 +25,7 @@ from bnexp.norms import update_running
 from bnexp.optimizers import make_knobs, make_optimizer
 from bnexp.plan import make_plan
 from bnexp.stacks import make_stacks
+from bnexp.tables import study_tables
 
 TEXT = """
 data: {{name: digits, label_noise: {noise}}}
@@ -190,7 +192,7 @@ def test_a_device_that_gives_no_stream_is_told(tmp_path, monkeypatch, capsys):
     code, _, out = trained(tmp_path, "refused", workers=2)
     assert code == 1
     assert "6 shards failed (RuntimeError: CUDA error: out of memory)" in " ".join(capsys.readouterr().err.split())
-    assert (out / "runs.csv").read_text().count("pending") == 40
+    assert (out / "runs.csv").read_text().count("failed") == 40
 
 
 @pytest.mark.parametrize("fits", [16, 8])
@@ -225,7 +227,115 @@ def test_a_shard_that_does_not_fit_fails_alone(tmp_path, monkeypatch):
 
     monkeypatch.setattr(bnexp.executors, "train", limited)
     code, _, out = trained(tmp_path, "failed")
-    assert code == 1
+    assert code == 8
     runs = (out / "runs.csv").read_text()
     assert runs.count("done") == 40 - 8  # the last shard of either structure holds seeds 16 to 19
-    assert runs.count("failed") + runs.count("pending") == 8
+    assert runs.count("failed") == 8
+    monkeypatch.setattr(bnexp.executors, "train", honest)
+    assert trained(tmp_path, "failed")[:2] == (0, trained(tmp_path, "whole")[1])
+
+
+def lose_the_device(monkeypatch, at):
+    """Training in this process is as on a device that fails at an epoch; returns how often it did."""
+    honest, times = bnexp.executors.train, []
+
+    def losing(stack, *arguments, **options):
+        for epoch in honest(stack, *arguments, **options):
+            if epoch.number == at:
+                times.append(at)
+                raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+            yield epoch
+
+    monkeypatch.setattr(bnexp.executors, "train", losing)
+    monkeypatch.setattr(bnexp.executors, "_here", here_on_a_device(1))
+    monkeypatch.setattr(bnexp.executors, "_in_workers", here_on_a_device(2))
+    return times
+
+
+def here_on_a_device(threads, here=bnexp.executors._here):
+    """The executor of a GPU, on the CPU."""
+
+    def execute(stacks, job, *more):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bnexp.executors, "_here", here)
+            yield from bnexp.executors._on_device(stacks, job, threads, *more[-2:])
+
+    return execute
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("at", [0, 2, 3])
+def test_another_process_goes_on_when_the_device_is_lost(tmp_path, monkeypatch, workers, at):
+    code, whole, _ = trained(tmp_path, "whole")
+    assert code == 0
+    times = lose_the_device(monkeypatch, at)
+    assert trained(tmp_path, "lost", workers)[:2] == (0, whole)
+    assert 1 <= len(times) <= workers  # in this process once, or by either thread
+
+
+def test_a_worker_ends_when_its_device_is_lost(monkeypatch):
+    """So that another is hired, three times, as after any other end."""
+    spec, sent = make_spec(CONFIG), []
+    dataset = bnexp.data.load_dataset(spec.settings[0].data)
+    runs = runs_of(spec, dataset)
+    stack = make_stacks(make_plan(runs), 1)[0]
+
+    class Pipe:
+        def __init__(self):
+            self.tasks = [(0, stack, [None] * len(stack.shards))]
+
+        def send(self, message):
+            sent.append(message)
+
+        def poll(self):
+            return False
+
+        def recv(self):
+            return self.tasks.pop()
+
+    job = bnexp.executors.Job(
+        {spec.settings[0].data: dataset}, options_of(spec), study_tables(spec, {dataset.task}), "cpu"
+    )
+    monkeypatch.setattr(bnexp.executors, "receive", lambda pipe: job)
+    monkeypatch.setattr(bnexp.executors, "MESSAGE_EVERY", 0.0)
+    lose_the_device(monkeypatch, 2)
+    bnexp.executors._work(Pipe())
+    assert [message.epoch for message in sent[1:]] == [0, 1]
+
+
+def test_a_device_that_is_lost_again_and_again_is_given_up(tmp_path, monkeypatch, capsys):
+    lose_the_device(monkeypatch, 2)
+    hired = []
+    monkeypatch.setattr(bnexp.executors._Crew, "hire", lambda crew, count: hired.append(count) or [Ended()])
+    code, _, out = trained(tmp_path, "lost")
+    assert code == 8
+    assert len(hired) >= bnexp.executors.REPLACEMENTS
+    assert "its device failed" in " ".join(capsys.readouterr().err.split())
+    assert (out / "runs.csv").read_text().count("failed") == 40
+
+
+class Ended:
+    """A pipe to a worker that ended at once."""
+
+    def send(self, task):
+        raise BrokenPipeError
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "memory", "lost"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True, False),
+        (MemoryError(), True, False),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), True, False),
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), False, True),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), False, True),
+        (RuntimeError("shape mismatch"), False, False),
+        (ValueError("CUDA error"), False, False),
+    ],
+)
+def test_what_an_error_says_of_the_device(error, memory, lost):
+    assert bnexp.executors._is_out_of_memory(error) == memory
+    assert bnexp.executors._is_device_lost(error) == lost
