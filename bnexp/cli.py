@@ -9,17 +9,17 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bnexp import __version__, errors
+from bnexp.interruption import calm
 
 if TYPE_CHECKING:
     from bnexp.comparison import ClaimRow, Comparison
@@ -61,9 +61,11 @@ def exits(command: Callable[..., None]) -> Callable[..., None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except KeyboardInterrupt:
+            calm()
             print_error("interrupted; what is committed is kept, the same command goes on from there")
             raise typer.Exit(130) from None
         except errors.Terminated:
+            calm()
             print_error("terminated; what is committed is kept, the same command goes on from there")
             raise typer.Exit(143) from None
 
@@ -134,7 +136,6 @@ def train(
     spec = load_spec(config, overrides or ())
     from bnexp.experiment import Request, command_line, run_experiment
 
-    signal.signal(signal.SIGTERM, _on_sigterm)
     number = _workers(workers)
     request = Request(out, device, number, extend, overwrite, restart_unfinished, fail_fast, max_runs, command_line())
     observer = console.Progress(silent=quiet or dry_run)
@@ -305,12 +306,3 @@ def _pairs(option: str, text: str) -> dict[str, str]:
             )
         found[key.strip()] = value.strip()
     return found
-
-
-def _on_sigterm(number: int, frame: Any) -> NoReturn:
-    raise errors.Terminated
-
-
-def main() -> None:
-    """Run the command line."""
-    app()

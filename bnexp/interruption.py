@@ -1,5 +1,6 @@
-"""SIGINT and SIGTERM while a study trains: the first asks for an end after this epoch, the second ends at once.
+"""SIGINT and SIGTERM: they raise KeyboardInterrupt or Terminated, and in an Interruption only the second does.
 
+While a study trains, the first asks for an end after this epoch, and the second ends at once.
 What does not come to the end of its epoch within three seconds is dropped: the last commit stands. Python runs a
 handler only between two of its own steps, so an epoch in compiled code of this very process (``--workers 1``) is waited
 for.
@@ -18,6 +19,33 @@ from bnexp.errors import Terminated
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 3.0  # seconds that an epoch may still take
+
+
+AGAIN = 0.5  # seconds after which is raised once more: what is raised within a destructor is lost
+
+
+def heed() -> None:
+    """Let a signal raise, again and again until ``calm``."""
+    for number in SIGNALS:
+        signal.signal(number, _insist)
+
+
+def calm() -> None:
+    """Raise no more: the signal was heard."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _insist(number: int, frame: FrameType | None) -> NoReturn:
+    error = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    def again(alarm: int, frame: FrameType | None) -> NoReturn:
+        raise error
+
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, again)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN, AGAIN)
+    raise error
 
 
 class Interruption:
@@ -42,8 +70,8 @@ class Interruption:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._before and hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        if self._before:
+            calm()
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if error is None and self.signal is not None:
@@ -65,7 +93,7 @@ class Interruption:
         if again or not hasattr(signal, "setitimer"):
             self._again(number, frame)
         else:
-            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE, AGAIN)
 
     def _again(self, number: int, frame: FrameType | None) -> None:
         self._late = True

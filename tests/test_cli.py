@@ -220,7 +220,7 @@ def test_unknown_metrics_are_named(place):
 
 def test_help_and_version_load_nothing_heavy(tmp_path):
     code = (
-        "import sys; from bnexp.cli import main\ntry:\n    main()\nexcept SystemExit: pass\n"
+        "import sys; from bnexp.__main__ import main\ntry:\n    main()\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'pandas', 'scipy', 'altair', 'numpy'} & set(sys.modules)\nassert not heavy, heavy"
     )
     for words in (["--help"], ["-h"], ["--version"], ["train", "--help"], ["check", "--help"], ["compare", "-h"]):
@@ -263,6 +263,42 @@ def test_signals_leave_a_folder_that_goes_on(number, code, tmp_path):
     assert "Traceback" not in err
     assert "goes on from there" in err
     assert (tmp_path / "results/quickstart/runs.csv").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_at_the_start_leave_no_traceback(number, code, tmp_path):
+    words = [sys.executable, "-m", "bnexp", "train", str(ROOT / "configs/quickstart.yaml"), "train.epochs=2000"]
+    for tenths in (1, 4, 7, 10, 15):
+        process = subprocess.Popen(
+            words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals, start_new_session=True
+        )
+        time.sleep(tenths / 10)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        # Before its first line Python itself is what a signal ends.
+        assert process.returncode in (code, -number), err
+        assert "Traceback" not in err or "bnexp/" not in err
+    assert process.returncode == code
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_second_signal_does_not_wait_for_the_epoch(number, code, tmp_path):
+    """Whose end is minutes away: one epoch of a study of this size."""
+    words = [sys.executable, "-m", "bnexp", "train", str(ROOT / "configs/quickstart.yaml"), "train.batch_size=2"]
+    words += ["model.hidden=[400,400]", "seeds=40", "train.epochs=1", "--workers", "2"]
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("results/quickstart/shards")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(2)
+    process.send_signal(number)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert err.count("goes on from there") == 1
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize("format", ["json", "table"])

@@ -107,7 +107,7 @@ def test_every_write_may_fail(whole, tmp_path, monkeypatch, how, counted):
 def test_a_file_size_limit(whole, tmp_path):
     (tmp_path / "tiny.yaml").write_text(TINY)
     limited = "import resource, signal; resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900));"
-    limited += "from bnexp.cli import main; main()"
+    limited += "from bnexp.__main__ import main; main()"
     command = ["train", "-q", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "out"), "--workers", "1"]
     ended = subprocess.run([sys.executable, "-c", limited, *command], capture_output=True, text=True, check=False)
     assert ended.returncode == 5
@@ -190,7 +190,7 @@ seeds: 4
 OFTEN = """
 import bnexp.experiment, bnexp.executors
 bnexp.experiment.COMMIT_EVERY, bnexp.experiment.COMMIT_SHARE, bnexp.executors.MESSAGE_EVERY = 0.0, 0, 0.02
-from bnexp.cli import main
+from bnexp.__main__ import main
 main()
 """
 

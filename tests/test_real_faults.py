@@ -20,7 +20,7 @@ CALL = [sys.executable, "-c"]
 TRAIN = """
 import sys, bnexp.experiment as e, bnexp.executors as x
 e.COMMIT_EVERY = e.COMMIT_SHARE = x.MESSAGE_EVERY = 0
-from bnexp.cli import main
+from bnexp.__main__ import main
 sys.argv[1:1] = ["train", "tiny.yaml", "-q", "--workers", "1", "--out"]
 main()
 """
