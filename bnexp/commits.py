@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, cast
 
 from bnexp.errors import DamagedResults
 from bnexp.files import TEMPORARY
-from bnexp.layout import CHECKPOINT, HOLDER, LOCK, SCHEMA, SHARDS
+from bnexp.layout import CHECKPOINT, COMMIT, HOLDER, LOCK, SCHEMA, SHARDS
 
 CHECKSUM = "sha256"  # the key under which a JSON file has its own
 
@@ -90,13 +90,18 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DamagedResults(f"{path}: missing") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise DamagedResults(f"{path}: cannot be read: {error}") from None
+        raise DamagedResults(f"{path}: cannot be read: {error}; {_remedy(path)}") from None
     if not isinstance(data, dict):
-        raise DamagedResults(f"{path}: not a JSON object")
+        raise DamagedResults(f"{path}: not a JSON object; {_remedy(path)}")
     if _schema(path, data) > 1 and raw != as_json(data):
-        what = "not what bnexp wrote, it was changed since"
-        raise DamagedResults(f"{path}: {what}; restore it, or train anew with --out DIR")
+        raise DamagedResults(f"{path}: not what bnexp wrote, it was changed since; {_remedy(path)}")
     return data
+
+
+def _remedy(path: Path) -> str:
+    if path.name == COMMIT:
+        return f"restore it, or delete {path.parent} and train its runs again"
+    return "restore it, or train anew with --out DIR"
 
 
 def as_json(data: Mapping[str, Any]) -> bytes:
@@ -113,7 +118,7 @@ def _schema(path: Path, data: Mapping[str, Any]) -> int:
     """The schema number of a JSON file; raise DamagedResults if this version cannot read it."""
     schema = data.get("schema")
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        raise DamagedResults(f"{path}: no schema number")
+        raise DamagedResults(f"{path}: no schema number; {_remedy(path)}")
     if schema > SCHEMA:
         message = f"written by a newer bnexp (schema {schema}; this version reads up to {SCHEMA}); upgrade bnexp"
         raise DamagedResults(f"{path}: {message}")
@@ -127,10 +132,10 @@ def run_ids(path: Path, data: Mapping[str, Any]) -> dict[str, str]:
         isinstance(run, dict) and isinstance(run.get("id"), str) and isinstance(run.get("key"), str) for run in runs
     )
     if not valid:
-        raise DamagedResults(f"{path}: runs is not a list of ids and keys")
+        raise DamagedResults(f"{path}: runs is not a list of ids and keys; {_remedy(path)}")
     found = {run["key"]: run["id"] for run in cast(list[dict[str, str]], runs)}
     if len(found) != len(cast(list[Any], runs)) or len(set(found.values())) != len(found):
-        raise DamagedResults(f"{path}: the same run stands there twice")
+        raise DamagedResults(f"{path}: the same run stands there twice; {_remedy(path)}")
     return found
 
 
@@ -143,7 +148,8 @@ def read_commit(path: Path) -> Commit:
         return Commit(0, True, ids, files, CHECKPOINT, data)
     epoch, done, checkpoint = data.get("epoch"), data.get("done"), data.get("checkpoint")
     if not (isinstance(epoch, int) and epoch >= 0 and isinstance(done, bool) and checkpoint in files):
-        raise DamagedResults(f"{path}: does not say which epoch it is of, whether that is the last, and its checkpoint")
+        what = "does not say which epoch it is of, whether that is the last, and its checkpoint"
+        raise DamagedResults(f"{path}: {what}; {_remedy(path)}")
     return Commit(epoch, done, ids, files, str(checkpoint), data)
 
 

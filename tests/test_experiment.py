@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -129,6 +132,27 @@ def test_stacks_and_workers_change_no_byte(finished, tmp_path, monkeypatch, work
     assert csvs(tmp_path / "again") == csvs(finished)
 
 
+def test_threads_in_the_environment_change_no_byte(tmp_path):
+    """Products large enough for a BLAS to divide them among threads, were it let."""
+    text = "name: wide\ndata: {name: digits, subset: 400}\nmodel: {hidden: [400, 300], norm: [none, full]}\n"
+    text += "train: {epochs: 2, batch_size: 150, optimizer: [sgd, adam]}\nseeds: 2\n"
+    (tmp_path / "wide.yaml").write_text(text)
+    found = {}
+    for threads in ("1", "2", "4"):
+        for workers in ("1", "2"):
+            out = tmp_path / f"{threads}-{workers}"
+            names = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "NUMBA_NUM", "VECLIB_MAXIMUM")
+            environment = {**os.environ, **{f"{name}_THREADS": threads for name in names}}
+            command = [sys.executable, "-m", "bnexp", "train", "-q", str(tmp_path / "wide.yaml")]
+            command += ["--workers", workers, "--out", str(out)]
+            subprocess.run(command, env=environment, check=True)
+            kept = [path for path in sorted(out.rglob("*")) if path.suffix in (".csv", ".npz")]
+            found[threads, workers] = {str(path.relative_to(out)): path.read_bytes() for path in kept}
+            assert json.loads((out / "meta.json").read_text())["exact_stack"] is True
+    assert all(one == found["1", "1"] for one in found.values())
+    assert len(found["1", "1"]) > 8
+
+
 def test_a_finished_study_trains_nothing(finished):
     before = (finished / "runs.csv").stat().st_mtime_ns
     assert run(finished).trained == 0
@@ -237,7 +261,7 @@ def test_a_failing_stack_leaves_the_others(tmp_path, monkeypatch):
     assert summary.trained == 20
     assert len(summary.failures) == 2
     runs = pd.read_csv(tmp_path / "small" / "runs.csv", keep_default_na=False)
-    assert set(runs[runs["norm"] == "none"]["status"]) == {"pending"}
+    assert set(runs[runs["norm"] == "none"]["status"]) == {"failed"}
     monkeypatch.undo()
     assert run(tmp_path / "small").trained == 10
 
