@@ -58,6 +58,7 @@ def provenance(results: Results) -> list[tuple[str, str]]:
     rows = [
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("device", f"{device}, {threads} thread(s) per process" if device and threads else device),
+        ("again", _again(device, meta.get("exact_stack"))),
         ("seeds", ", ".join(map(str, results.spec.seeds))),
         *(
             (f"data {_mapping(one).get('name', '')}", f"sha256 {_mapping(one).get('sha256', '')}")
@@ -74,6 +75,18 @@ def provenance(results: Results) -> list[tuple[str, str]]:
         ("question and claims", _since(_list(meta.get("claims_sha256")))),
     ]
     return [(what, text) for what, text in rows if text]
+
+
+def _again(device: str, exact: object) -> str:
+    """What who trains it again may expect."""
+    if not device:
+        return ""
+    elsewhere = "not promised elsewhere: rounding differs from machine to machine, and training amplifies it"
+    if not device.startswith("cpu"):
+        return f"the same bytes with the same GPU model, torch and stack sizes; {elsewhere}"
+    if exact is False:
+        return f"a run differs in its last bits from the same run in another stack on this machine; {elsewhere}"
+    return f"the same bytes on the same machine and versions, whatever is trained beside what; {elsewhere}"
 
 
 def _session(session: Mapping[str, Any]) -> str:

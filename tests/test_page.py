@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -359,6 +360,15 @@ def test_settings_and_provenance(results):
     assert ("epochs", "3") in [(name, values) for name, values, _ in fixed]
     assert ("seeds", "0 to 5") in [(name, values) for name, values, _ in fixed]
     assert dict(provenance(results))["device"] == "<b>cpu</b>, 1 thread(s) per process"
+    for device, exact, words in (
+        ("cpu", True, "the same bytes on the same machine"),
+        ("cpu", False, "differs in its last bits"),
+        ("cuda (NVIDIA H200)", None, "the same GPU model, torch and stack sizes"),
+    ):
+        meta = {**results.meta, "device": device, "exact_stack": exact}
+        said = dict(provenance(replace(results, meta=meta)))["again"]
+        assert words in said
+        assert "not promised elsewhere" in said
 
 
 LOADED = "import sys; print('torch' in sys.modules)"
