@@ -212,6 +212,18 @@ def test_wrong_usage_exits_2(words, message, tmp_path):
     assert "Traceback" not in found.stderr
 
 
+def test_a_study_of_too_many_runs_is_refused_before_it_is_planned(tmp_path):
+    for words in (["seeds=1000000"], ["seeds=3", "--max-runs", "30"]):
+        for command in (["train"], ["check"], ["train", "--dry-run"]):
+            found = bnexp(*command, ROOT / "configs/quickstart.yaml", *words, cwd=tmp_path)
+            assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1)
+            assert f"12 settings × {words[0][6:]} seeds" in found.stderr
+            assert "--max-runs" in found.stderr
+    found = bnexp("check", ROOT / "configs/quickstart.yaml", "seeds=3", "--max-runs", "36", cwd=tmp_path)
+    assert found.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unknown_metrics_are_named(place):
     found = bnexp("compare", "--metric", "test_acuracy", cwd=place)
     assert found.returncode == 2

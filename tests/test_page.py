@@ -9,7 +9,6 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -366,7 +365,7 @@ def test_settings_and_provenance(results):
         ("cuda (NVIDIA H200)", None, "the same GPU model, torch and stack sizes"),
     ):
         meta = {**results.meta, "device": device, "exact_stack": exact}
-        said = dict(provenance(replace(results, meta=meta)))["again"]
+        said = dict(provenance(dataclasses.replace(results, meta=meta)))["again"]
         assert words in said
         assert "not promised elsewhere" in said
 
