@@ -45,10 +45,12 @@ class TableMetric(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
-    table: str
-    column: str
-    over: Literal["mean", "max", "last", "sum"] | None = None  # of the epochs with a value; last unless epoch is given
-    epoch: Annotated[int, Field(ge=0)] | None = None
+    table: str = Field(description="a per-epoch table, such as activations or ics")
+    column: str = Field(description="a column of the table")
+    over: Literal["mean", "max", "last", "sum"] | None = Field(
+        None, description="of the epochs with a value; last unless epoch is given"
+    )
+    epoch: Annotated[int, Field(ge=0)] | None = Field(None, description="the value of this epoch alone")
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -83,9 +85,11 @@ def _condition(given: Any) -> Any:
 class KnobMetric(Fields):
     """The largest or smallest value of a field at which a run passes: it learned, or its column passes a threshold."""
 
-    largest: Leaf | None = None
-    smallest: Leaf | None = None
-    such_that: Annotated[Any, AfterValidator(_condition)]  # learned, or (column, operator, number)
+    largest: Leaf | None = Field(None, description="the field whose largest value it is")
+    smallest: Leaf | None = Field(None, description="the field whose smallest value it is")
+    such_that: Annotated[Any, AfterValidator(_condition)] = Field(
+        description="learned, or [column, operator, number], such as [fit_accuracy, '>=', 0.99]"
+    )
 
     @property
     def threshold(self) -> tuple[str, str, float] | None:
@@ -152,17 +156,21 @@ def _within(given: Any) -> Any:
 class Claim(Fields):
     """A statement made before the run: of a − b, given ``where``, once per value of ``each``."""
 
-    claim: Annotated[str, Field(min_length=1)]
-    source: str | None = None
-    where: PartialSetting = Field({})
-    each: Leaves = ()
-    a: Annotated[PartialSetting, Field(min_length=1)]
-    b: Annotated[PartialSetting, Field(min_length=1)]
-    metric: ClaimMetric
-    tune: Leaf | None = None
-    expect: Literal["less", "greater", "equal"]
-    within: Annotated[Any, AfterValidator(_within)] = None  # a number, 10% or x1.25
-    why: Annotated[str, Field(min_length=1)] | None = None
+    claim: Annotated[str, Field(min_length=1)] = Field(description="the statement, in words")
+    source: str | None = Field(None, description="who says so")
+    where: PartialSetting = Field({}, description="fields that both sides have")
+    each: Leaves = Field((), description="fields: the claim is judged once per value of each")
+    a: Annotated[PartialSetting, Field(min_length=1)] = Field(description="fields of the one side")
+    b: Annotated[PartialSetting, Field(min_length=1)] = Field(description="the same fields of the other")
+    metric: ClaimMetric = Field(
+        description="a column of runs.csv, {table, column, …}, or {largest: lr, such_that: learned}"
+    )
+    tune: Leaf | None = Field(None, description="the field of which each side takes its own best value")
+    expect: Literal["less", "greater", "equal"] = Field(description="of a − b")
+    within: Annotated[Any, AfterValidator(_within)] = Field(
+        None, description="for equal: a number in the metric's units, or 10% or x1.25 where it is compared on logs"
+    )
+    why: Annotated[str, Field(min_length=1)] | None = Field(None, description="for equal: why this margin")
 
     @property
     def margin(self) -> float | None:

@@ -178,6 +178,41 @@ def _report_training(summary: Summary, as_json: bool, quiet: bool, verbose: bool
 
 @app.command()
 @exits
+def init(
+    template: Annotated[str, typer.Argument(help="quickstart, lesson, claim or sweep.")] = "quickstart",
+    output: Annotated[Path, typer.Option("--output", "-o", help="The spec to write.")] = Path("config.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a spec that is there.")] = False,
+) -> None:
+    """Write a commented spec to begin with, and beside it the schema by which an editor completes it."""
+    from bnexp import console
+    from bnexp.starting import write_starter
+
+    console.print_written(write_starter(template, output, force), f"bnexp check {output}")
+
+
+@app.command()
+@exits
+def schema() -> None:
+    """Print the JSON Schema (draft-07) of a spec."""
+    from bnexp.starting import schema_text
+
+    typer.echo(schema_text(), nl=False)
+
+
+@app.command()
+@exits
+def explain(
+    word: Annotated[str, typer.Argument(help="gamma, beta, ics, placement, shift, …", show_default=False)],
+) -> None:
+    """Say what a word of the report means."""
+    from bnexp import console
+    from bnexp.glossary import look_up
+
+    console.print_word(look_up(word))
+
+
+@app.command()
+@exits
 def check(
     config: Annotated[Path, typer.Argument(help="The spec, a YAML file.", show_default=False)],
     overrides: Annotated[

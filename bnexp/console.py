@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bnexp.comparison import ClaimRow, Comparison
     from bnexp.executors import Message
     from bnexp.experiment import Outline, Summary
+    from bnexp.glossary import Word
     from bnexp.plan import Stack
     from bnexp.results import Results
     from bnexp.sheets import Sheet
@@ -246,6 +247,13 @@ def print_rules() -> None:
         console.print(Padding(_text(rule.text), (0, 0, 1, 3)))
 
 
+def print_word(word: Word) -> None:
+    """An entry of the glossary."""
+    console = _console()
+    console.print(_text(word.shown, "bold"))
+    console.print(Padding(_text(word.meaning), (0, 0, 0, 3)))
+
+
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
@@ -349,6 +357,8 @@ def print_check(outline: Outline, questions: Sequence[Question], as_json: bool) 
         _print_block(console, claim_wording.heading(question), claim_wording.planned_lines(question, n))
 
 
-def print_written(paths: Sequence[Path]) -> None:
-    """Which files a report wrote."""
+def print_written(paths: Sequence[Path], then: str = "") -> None:
+    """Which files were written, and what to type next."""
     _console().print(_text("\n".join(str(path) for path in paths)), soft_wrap=True)
+    if then:
+        _console(stderr=True).print(_text(f"next: {then}"), soft_wrap=True)

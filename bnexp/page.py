@@ -27,6 +27,7 @@ from bnexp.errors import StorageError
 from bnexp.figure_files import files_of
 from bnexp.figure_parts import Figure
 from bnexp.figures import figures_of
+from bnexp.glossary import GLOSSARY
 from bnexp.page_claims import ClaimPart, claim_parts
 from bnexp.page_origins import edited_text, provenance, settings_table
 from bnexp.page_runs import RunsTable, runs_table
@@ -177,6 +178,7 @@ def _render(sections: Sequence[Section]) -> str:
         title=sections[0].name if len(sections) == 1 else f"{len(sections)} studies",
         version=__version__,
         rules=RULES,
+        glossary=[word for word in GLOSSARY if word.on_page],
         style=Markup(_asset(environment, "report.css")),
         scripts=[Markup(script) for script in scripts],
         script_sources=Markup(" ".join(map(_checksum, scripts)) or "'none'"),

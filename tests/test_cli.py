@@ -307,7 +307,7 @@ def test_the_second_signal_does_not_wait_for_the_epoch(number, code, tmp_path):
     time.sleep(0.2)
     assert process.poll() is None
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=10)
     assert process.returncode == code, err
     assert err.count("goes on from there") == 1
     assert "Traceback" not in err

@@ -1,0 +1,1 @@
+"""Commented specs to begin with, which ``bnexp init`` writes."""
