@@ -26,7 +26,7 @@ PANDAS_ROOMS |= {
 }
 ROOMS = {
     "yaml": {"source"},
-    "pydantic": {"spec", "claim_grammar", "loading", "claims"},
+    "pydantic": {"spec", "claim_grammar", "loading", "claims", "schema"},
     "typer": {"cli"},
     "rich": {"console"},
     "altair": {"charts", "chart_parts"},
