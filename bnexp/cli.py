@@ -176,6 +176,97 @@ def _report_training(summary: Summary, as_json: bool, quiet: bool, verbose: bool
         )
 
 
+@app.command("ls")
+@exits
+def list_(
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="Results folders, to list their runs.", show_default=False)
+    ] = None,
+    where: Annotated[str, typer.Option(help="Only these runs: norm=full,lr=0.1,seed=3 (k=v1|v2 for several).")] = "",
+    status: Annotated[str, typer.Option(help="Only these: pending,running,done,diverged,failed.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """List the experiments under results/, or the runs of those that are named."""
+    from bnexp import console, console_listing, listing
+    from bnexp.results import load_results
+
+    if not results:
+        if where or status:
+            raise errors.UsageError("--where and --status pick runs: name a results folder")
+        found = listing.list_experiments()
+        if as_json:
+            console.print_json({"experiments": [one.record() for one in found]})
+        else:
+            console_listing.print_experiments(found)
+        return
+    chosen, statuses = _filters(where, status)
+    picked = [(one, listing.select_runs(one, chosen, statuses)) for one in load_results(results)]
+    if as_json:
+        console.print_json({"runs": [row for _, runs in picked for row in listing.records(runs)]})
+        return
+    for one, runs in picked:
+        console_listing.print_runs(one, runs)
+
+
+@app.command()
+@exits
+def show(
+    results: Annotated[Path, typer.Argument(help="A results folder.", show_default=False)],
+    run: Annotated[
+        str, typer.Argument(help="A run: its id, or words that only it has: norm=full seed=3.", show_default=False)
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Show an experiment: settings, how its runs ended, where its numbers come from. Or one of its runs."""
+    from bnexp import console, console_listing, listing
+    from bnexp.results import load_results
+
+    (found,) = load_results([results])
+    if run:
+        record = listing.find_run(found, run)
+        if as_json:
+            console.print_json({"run": listing.plain(record)})
+        else:
+            console_listing.print_run(record)
+    elif as_json:
+        (listed,) = listing.list_experiments([results])
+        console.print_json({**listed.record(), "spec": dict(found.spec.document), "meta": found.meta})
+    else:
+        console_listing.print_experiment(found)
+
+
+@app.command("rm")
+@exits
+def remove(
+    results: Annotated[list[Path], typer.Argument(help="Results folders.", show_default=False)],
+    where: Annotated[str, typer.Option(help="Only these runs: norm=full,lr=0.1,seed=3 (k=v1|v2 for several).")] = "",
+    status: Annotated[str, typer.Option(help="Only these: pending,running,done,diverged,failed.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove experiments, or runs of them, which the train command then trains anew.
+
+    Runs go shard by shard, the least that is trained; how many go along is said before.
+    """
+    from bnexp import console_listing, listing
+
+    chosen, statuses = _filters(where, status)
+    plans = [listing.plan_removal(folder, chosen, statuses) for folder in results]
+    console_listing.print_removal(plans)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise errors.UsageError("nobody to ask: say --yes to remove it")
+        if not typer.confirm("Remove it?"):
+            raise typer.Exit(0)
+    for plan in plans:
+        console_listing.print_removed(plan, plan.carry_out())
+
+
+def _filters(where: str, status: str) -> tuple[dict[str, list[str]], list[str]]:
+    """What --where and --status say."""
+    chosen = {key: value.split("|") for key, value in _pairs("--where", where).items()}
+    return chosen, [one.strip() for one in status.split(",") if one.strip()]
+
+
 @app.command()
 @exits
 def init(

@@ -44,7 +44,8 @@ class _Terminal(Console):
         raise BrokenPipeError
 
 
-def _console(stderr: bool = False) -> Console:
+def open_console(stderr: bool = False) -> Console:
+    """What prints to stdout or stderr: as wide as a terminal, or as a line of text where there is none."""
     stream = sys.stderr if stderr else sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows "?" instead of failing
@@ -52,7 +53,7 @@ def _console(stderr: bool = False) -> Console:
     return _Terminal(file=stream, highlight=False, soft_wrap=False, width=width)
 
 
-def _text(text: str, style: str = "") -> Text:
+def printable(text: str, style: str = "") -> Text:
     """What is printed: no markup, and nothing that a terminal would obey."""
     return Text(visible(text), style)
 
@@ -60,7 +61,7 @@ def _text(text: str, style: str = "") -> Text:
 def print_error(message: str) -> None:
     """An error on stderr: what, where, what to do."""
     text = message if ": error: " in message else f"error: {message}"
-    _console(stderr=True).print(_text(text), soft_wrap=True)
+    open_console(stderr=True).print(printable(text), soft_wrap=True)
 
 
 class Progress:
@@ -68,7 +69,7 @@ class Progress:
 
     def __init__(self, silent: bool = False) -> None:
         self.silent = silent
-        self.console = _console(stderr=True)
+        self.console = open_console(stderr=True)
         self.bar: Bar | None = None
 
     def begin(self, outline: Outline) -> None:
@@ -127,7 +128,7 @@ class Progress:
             self.bar.stop()
 
     def _line(self, text: str) -> None:
-        self.console.print(_text(text), soft_wrap=True)
+        self.console.print(printable(text), soft_wrap=True)
 
 
 def _loss(message: Message) -> str:
@@ -148,7 +149,7 @@ def print_comparisons(
 
         sys.stdout.write(visible(WRITERS[format](comparisons, claims)))
         return
-    console = _console()
+    console = open_console()
     for comparison in comparisons:
         _print_comparison(console, comparison)
     for study, rows in itertools.groupby(claims, key=lambda row: row.study):
@@ -157,7 +158,7 @@ def print_comparisons(
         from bnexp.comparison import NOT_COVERED
 
         console.print()
-        console.print(_text(NOT_COVERED, style="dim"))
+        console.print(printable(NOT_COVERED, style="dim"))
 
 
 def _print_comparison(console: Console, comparison: Comparison) -> None:
@@ -165,20 +166,20 @@ def _print_comparison(console: Console, comparison: Comparison) -> None:
     from bnexp.sheets import sheets_of
 
     title = f"{wording.group_title(comparison)} · {wording.metric_title(comparison)}, 95 % intervals over seeds"
-    console.print(_text(title, style="bold"))
+    console.print(printable(title, style="bold"))
     cut = False
     for sheet in sheets_of(comparison):
         table, notes, left_out = _fitted(console, sheet)
         cut = cut or left_out
-        console.print(_text(sheet.title))
+        console.print(printable(sheet.title))
         console.print(table)
         for note, mark in notes.items():
-            console.print(_text(f"({mark}) {note}", style="dim"))
+            console.print(printable(f"({mark}) {note}", style="dim"))
         console.print()
     for note in comparison.notes:
-        console.print(_text(note, style="dim"))
+        console.print(printable(note, style="dim"))
     if cut:
-        console.print(_text("a wider terminal, or --format csv, has more columns: p, effect sizes, …", style="dim"))
+        console.print(printable("a wider terminal, or --format csv, has more columns: p, effect sizes, …", style="dim"))
 
 
 def _fitted(console: Console, sheet: Sheet) -> tuple[Table, dict[str, int], bool]:
@@ -205,11 +206,11 @@ def _table(sheet: Sheet, marks: Mapping[str, int], rank: int, folded: bool) -> T
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index in shown:
         at = r" (?!%)" if sheet.heads[index].rank else r" (?=\[|to )"
-        table.add_column(_text(re.sub(at, "\n", sheet.heads[index].name)), overflow="fold")
+        table.add_column(printable(re.sub(at, "\n", sheet.heads[index].name)), overflow="fold")
     for row, note in zip(sheet.rows, sheet.notes, strict=True):
         cells = [row[index].replace(" [", "\n[") if folded else row[index] for index in shown]
         cells[-1] += f" ({marks[note]})" if note else ""
-        table.add_row(*map(_text, cells))
+        table.add_row(*map(printable, cells))
     return table
 
 
@@ -218,7 +219,7 @@ def _print_claims(console: Console, study: str, rows: Sequence[ClaimRow]) -> Non
 
     console.print()
     console.print(
-        _text(f"{study} · {len(rows)} questions of its claims: {claim_wording.counts_text(rows)}", style="bold")
+        printable(f"{study} · {len(rows)} questions of its claims: {claim_wording.counts_text(rows)}", style="bold")
     )
     for row in rows:
         _print_block(console, claim_wording.heading(row.question), claim_wording.row_lines(row))
@@ -227,13 +228,13 @@ def _print_claims(console: Console, study: str, rows: Sequence[ClaimRow]) -> Non
 def _print_block(console: Console, heading: str, lines: Sequence[tuple[str, str]]) -> None:
     """A heading and lines that wrap under themselves."""
     console.print()
-    console.print(_text(heading))
+    console.print(printable(heading))
     grid = Table.grid(padding=(0, 2), pad_edge=False)
     grid.add_column(width=max(len(what) for what, _ in lines) + 2)
     grid.add_column(overflow="fold")
     for what, text in lines:
         strong = "bold" if what == "verdict" else ""
-        grid.add_row(_text(f"  {what}", style="dim"), _text(text, style=strong))
+        grid.add_row(printable(f"  {what}", style="dim"), printable(text, style=strong))
     console.print(grid)
 
 
@@ -241,17 +242,17 @@ def print_rules() -> None:
     """The rules by which bnexp concludes anything."""
     from bnexp.comparison import RULES
 
-    console = _console()
+    console = open_console()
     for rule in RULES:
-        console.print(_text(f"{rule.number}. {rule.title}", style="bold"))
-        console.print(Padding(_text(rule.text), (0, 0, 1, 3)))
+        console.print(printable(f"{rule.number}. {rule.title}", style="bold"))
+        console.print(Padding(printable(rule.text), (0, 0, 1, 3)))
 
 
 def print_word(word: Word) -> None:
     """An entry of the glossary."""
-    console = _console()
-    console.print(_text(word.shown, "bold"))
-    console.print(Padding(_text(word.meaning), (0, 0, 0, 3)))
+    console = open_console()
+    console.print(printable(word.shown, "bold"))
+    console.print(Padding(printable(word.meaning), (0, 0, 0, 3)))
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -286,7 +287,7 @@ def warn_of_edits(studies: Sequence[Results]) -> None:
 
     for one in studies:
         if text := edited_text(one):
-            _console(stderr=True).print(_text(f"warning: {one.folder}: {text}"), soft_wrap=True)
+            open_console(stderr=True).print(printable(f"warning: {one.folder}: {text}"), soft_wrap=True)
 
 
 def print_summary(summary: Summary, quiet: bool) -> None:
@@ -302,9 +303,9 @@ def print_summary(summary: Summary, quiet: bool) -> None:
         warning = (
             "warning: on this machine a stacked run differs from the same run alone in its last bits (exact_stack)"
         )
-        _console(stderr=True).print(_text(warning), soft_wrap=True)
+        open_console(stderr=True).print(printable(warning), soft_wrap=True)
     text = f"{outline.spec.name}: {done} → {outline.folder}\nnext: bnexp report {outline.folder}"
-    _console(stderr=True).print(_text(text), soft_wrap=True)
+    open_console(stderr=True).print(printable(text), soft_wrap=True)
 
 
 def outline_record(outline: Outline) -> dict[str, Any]:
@@ -330,10 +331,10 @@ def print_outline(outline: Outline, as_json: bool) -> None:
     if as_json:
         print_json(record)
         return
-    console = _console()
+    console = open_console()
     for key, value in record.items():
         shown = _stack_sizes(value) if isinstance(value, list) else str(value)
-        console.print(_text(f"{key.replace('_', ' '):>18}  {shown}"))
+        console.print(printable(f"{key.replace('_', ' '):>18}  {shown}"))
 
 
 def _stack_sizes(sizes: Sequence[int]) -> str:
@@ -352,13 +353,13 @@ def print_check(outline: Outline, questions: Sequence[Question], as_json: bool) 
         print_json({**outline_record(outline), "claims": claims})
         return
     print_outline(outline, as_json=False)
-    console = _console()
+    console = open_console()
     for question in questions:
         _print_block(console, claim_wording.heading(question), claim_wording.planned_lines(question, n))
 
 
 def print_written(paths: Sequence[Path], then: str = "") -> None:
     """Which files were written, and what to type next."""
-    _console().print(_text("\n".join(str(path) for path in paths)), soft_wrap=True)
+    open_console().print(printable("\n".join(str(path) for path in paths)), soft_wrap=True)
     if then:
-        _console(stderr=True).print(_text(f"next: {then}"), soft_wrap=True)
+        open_console(stderr=True).print(printable(f"next: {then}"), soft_wrap=True)

@@ -115,7 +115,7 @@ class Results:
 
 def load_results(folders: Sequence[Path] = ()) -> tuple[Results, ...]:
     """Read results folders; none given means every folder under ``results/`` that has a spec, by name."""
-    return tuple(_load(Path(folder)) for folder in folders or _found())
+    return tuple(_load(Path(folder)) for folder in folders or folders_of())
 
 
 def labels_of(results: Sequence[Results]) -> list[str]:
@@ -139,7 +139,8 @@ def planned_runs(spec: Spec) -> dict[str, tuple[Setting, int]]:
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 
-def _found() -> list[Path]:
+def folders_of() -> list[Path]:
+    """The results folders under ``results/``, by name; raise ResultsError if there is none."""
     folders = sorted(path.parent for path in ROOT.glob(f"*/{SPEC}"))
     if not folders:
         raise ResultsError(f"no results under {ROOT}/; train an experiment first: bnexp train CONFIG")

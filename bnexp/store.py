@@ -101,6 +101,28 @@ def clear(folder: Path) -> None:
             files.remove(path)
 
 
+def remove_study(folder: Path) -> list[str]:
+    """Remove a results folder; the names of what others put there, which stays. Refuses what is not bnexp's."""
+    with locked(folder):
+        clear(folder)
+    with files.storage(folder):
+        files.remove(folder / LOCK)
+        left = sorted(path.name for path in folder.iterdir())
+        if not left:
+            files.remove(folder)
+    return left
+
+
+def forget(folder: Path, shards: Iterable[str]) -> None:
+    """Remove shards, so that ``train`` trains their runs anew; until then readers do without."""
+    with locked(folder):
+        meta = read_meta(folder)
+        if meta is not None:  # the top CSVs hold more than there is now
+            write_meta(folder, {**meta, "committed": {}})
+        for name in shards:
+            files.remove(folder / SHARDS / name)
+
+
 def committed_shards(folder: Path, checked: Callable[[Commit], bool] = lambda commit: True) -> dict[str, Commit]:
     """The last commit of every shard, by shard name; those that are to be ``checked`` against their files."""
     found = {}

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from faulty_disk import HOWS, FailsAt, Killed, Remembers, lay_out
 from sizes import by_size
-from tools import make_dataset, make_spec, options_of, runs_of
+from tools import Silent, make_dataset, make_spec, options_of, runs_of
 
 import bnexp.commits
 import bnexp.continuation
@@ -44,14 +44,6 @@ train: {epochs: 2, batch_size: 10, optimizer: [sgd, adam]}
 measure: [activations]
 seeds: 1
 """
-
-
-class Silent:
-    def begin(self, outline): ...
-
-    def epoch(self, stack, message): ...
-
-    def end(self): ...
 
 
 def run(folder, text=TINY, **request):

@@ -13,7 +13,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tools import MNIST, ROOT, initial_running, initialize, make_dataset, make_spec, options_of, runs_of, stack_of
+from tools import (
+    MNIST,
+    ROOT,
+    Silent,
+    initial_running,
+    initialize,
+    make_dataset,
+    make_spec,
+    options_of,
+    runs_of,
+    stack_of,
+)
 
 import bnexp.executors
 import bnexp.experiment
@@ -36,17 +47,6 @@ seeds: 5
 probe: 30
 """
 TABLES = ("runs", "curves", "activations", "units", "parameters", "items")
-
-
-class Silent:
-    def begin(self, outline):
-        self.outline = outline
-
-    def epoch(self, stack, message):
-        pass
-
-    def end(self):
-        pass
 
 
 def run(folder, *overrides, text=SPEC, observer=None, **request):

@@ -19,7 +19,7 @@ from bnexp.comparison import (
     speed_records,
     to_records,
 )
-from bnexp.console import _console, _fitted
+from bnexp.console import _fitted, open_console
 from bnexp.formats import as_csv, as_json, as_latex, as_markdown, latex
 from bnexp.sheets import sheets_of
 from bnexp.spec import leaves
@@ -123,7 +123,7 @@ def test_sheets_fit_the_width(said):
     sheet = sheets_of(comparison)[0]
     widths = {}
     for columns in (160, 100, 60, 40):
-        console = _console()
+        console = open_console()
         console.width = columns
         table, _, cut = _fitted(console, sheet)
         widths[columns] = (len(table.columns), cut)

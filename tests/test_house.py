@@ -14,7 +14,7 @@ from tools import ROOT
 
 PACKAGE = ROOT / "bnexp"
 FILES = sorted(PACKAGE.rglob("*.py"))
-PANDAS_ROOMS = {"results", "comparison", "aggregates", "charts", "chart_parts"}
+PANDAS_ROOMS = {"results", "listing", "comparison", "aggregates", "charts", "chart_parts"}
 PANDAS_ROOMS |= {"figures", "figures_inside", "figures_training", "figures_rates", "figures_fits"}
 PANDAS_ROOMS |= {
     "figures_measures",
@@ -28,7 +28,7 @@ ROOMS = {
     "yaml": {"source"},
     "pydantic": {"spec", "claim_grammar", "loading", "claims", "schema"},
     "typer": {"cli"},
-    "rich": {"console"},
+    "rich": {"console", "console_listing"},
     "altair": {"charts", "chart_parts"},
     "vl_convert": {"charts", "rendering"},
     "jinja2": {"page"},
