@@ -90,7 +90,7 @@ def calls(place):
     assert train(place, place / "counted", *trace).returncode == 0
     found: dict[str, list[bool]] = {}
     for line in (place / "trace").read_text().splitlines():
-        if match := re.match(r"\d+ (\w+)\(", line):
+        if match := re.match(r"\d+\s+(\w+)\(", line):
             found.setdefault(match[1], []).append(str(place / "counted") in line and ".holder" not in line)
     return found
 
@@ -100,21 +100,31 @@ def test_the_kernel_refuses_a_call(place, calls, fault, counted):
     name, how = fault.split()
     ours = [number for number, is_ours in enumerate(calls[name], start=1) if is_ours]
     assert ours
-    step = max(1, len(ours) // by_size(2, 1000))
+    step = max(1, len(ours) // by_size(2, 20))
+    hits = 0
     for number in ours[::step]:
         folder = place / f"{name}{how}{number}"
         does = "signal=KILL" if how == "KILL" else f"error={how}"
-        strace = ["strace", "-f", "-o", os.devnull, "-e", f"trace={name}"]
+        trace = place / "injected"
+        faster = [] if how == "KILL" else ["--seccomp-bpf"]  # with which strace 6.1 injects no signals
+        strace = ["strace", "-f", "-y", *faster, "-o", str(trace), "-e", f"trace={name}"]
         done = train(place, folder, *strace, "-e", f"inject={name}:{does}:when={number}")
+        # Calls of Python's own are not always as many: the n-th may not be ours this time.
+        met = [line for line in trace.read_text().splitlines() if f"{name}(" in line][number - 1 :][:1]
+        if not met or str(folder) not in met[0] or ".holder" in met[0]:
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
         if how == "KILL":
             assert done.returncode in (137, -9)
         else:
             refused(done, folder)
             assert os.strerror(getattr(errno, how)) in done.stderr
+        hits += 1
         assert train(place, folder).returncode == 0
         assert csvs(folder) == csvs(place / "whole")
         shutil.rmtree(folder)
-    counted(f"strace: {len(ours[::step])} of {len(ours)} {name} calls {how}, all gone on from")
+    assert hits > 0
+    counted(f"strace: {hits} of {len(ours)} {name} calls {how}, all gone on from")
 
 
 # --- mounts -----------------------------------------------------------------------------------------------------------
