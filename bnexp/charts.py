@@ -247,3 +247,9 @@ def narrowed(spec: Any, width: int, to: int) -> Any:
             for key, value in spec.items()
         }
     return [narrowed(value, width, to) for value in spec] if isinstance(spec, list) else spec
+
+
+def to_chart(spec: Mapping[str, Any]) -> alt.Chart:
+    """A picture's specification as an Altair chart, which a notebook shows."""
+    found: alt.Chart = alt.Chart.from_dict(dict(spec))
+    return found

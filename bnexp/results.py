@@ -13,18 +13,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from pandas import DataFrame, Series
 
 from bnexp.commits import Commit, Content, content_of, read_commit, read_json, refuse_links, run_ids
-from bnexp.errors import DamagedResults, ResultsError, SpecError
+from bnexp.errors import DamagedResults, ResultsError, SpecError, UsageError
 from bnexp.layout import COMMIT, META, OUTCOMES, RUNS, SHARDS, SPEC, STATUSES, setting_columns
 from bnexp.loading import load_spec
 from bnexp.plan import count_steps, run_id
 from bnexp.spec import Setting, Spec, leaves, show
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ROOT = Path("results")
 _TEXT = ("run", "status", "learned", "init_id", "order_id", "tap")  # never numbers, even where all are empty
@@ -111,6 +114,19 @@ class Results:
         if name not in self._read:
             self._read[name] = _read_table(self.parts, name, list(self.runs["run"]))
         return self._read[name]
+
+    def module(self, run: str) -> nn.Sequential:
+        """The trained network of a run, by its id, as an ordinary torch module; see ``bnexp.as_module``.
+
+        Raises UsageError for a run that the study has not, and ResultsError where its weights are not there.
+        """
+        from bnexp.as_module import module_of
+
+        planned = planned_runs(self.spec)
+        if run not in planned:
+            raise UsageError(f"{self.folder}: no run {run!r}; bnexp ls {self.folder} lists them")
+        key_of = {id_: key for key, id_ in run_ids(self.folder / META, self.meta).items()}
+        return module_of(self.folder, planned[run][0], key_of[run])
 
 
 def load_results(folders: Sequence[Path] = ()) -> tuple[Results, ...]:

@@ -14,7 +14,7 @@ from tools import ROOT
 
 PACKAGE = ROOT / "bnexp"
 FILES = sorted(PACKAGE.rglob("*.py"))
-PANDAS_ROOMS = {"results", "listing", "comparison", "aggregates", "charts", "chart_parts"}
+PANDAS_ROOMS = {"results", "listing", "api", "comparison", "aggregates", "charts", "chart_parts"}
 PANDAS_ROOMS |= {"figures", "figures_inside", "figures_training", "figures_rates", "figures_fits"}
 PANDAS_ROOMS |= {
     "figures_measures",
