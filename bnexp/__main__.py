@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from bnexp.errors import Terminated
-from bnexp.interruption import calm, heed
+from bnexp.interruption import calm, heed, ignore
 
 
 def main() -> None:
@@ -21,6 +21,8 @@ def main() -> None:
     except Terminated:
         calm()
         sys.exit(143)
+    finally:
+        ignore()
 
 
 if __name__ == "__main__":

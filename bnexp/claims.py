@@ -121,6 +121,8 @@ def table_metric(text: str) -> TableMetric:
 
 _OVER = {"last": "last epoch", "mean": "mean over epochs", "max": "largest of all epochs", "sum": "sum over epochs"}
 
+MAX_QUESTIONS = 10_000  # assumption: nobody has thought of more before the run
+
 # Fields whose values make a difference as ratios, as lr 0.1 to 1 and 1 to 10 do (assumption).
 LOG_KNOBS = ("lr", "adam_eps", "weight_sd", "batch_size", "epochs", "samples", "subset")
 
@@ -197,9 +199,11 @@ def ask(claims: Mapping[int, Claim], settings: Sequence[Setting]) -> tuple[tuple
     questions: list[Question] = []
     mistakes: list[Mistake] = []
     for index, claim in claims.items():
-        found, wrong = _Asking(index, claim, grid).questions()
+        found, wrong = _Asking(index, claim, grid).questions(MAX_QUESTIONS - len(questions))
         questions += found
         mistakes += wrong
+        if len(questions) >= MAX_QUESTIONS and wrong:
+            break
     return tuple(questions), with_way_out(mistakes) if mistakes else []
 
 
@@ -264,7 +268,7 @@ class _Asking:
         self.knob = claim.metric.knob if isinstance(claim.metric, KnobMetric) else claim.tune
         self.mistakes: list[Mistake] = []
 
-    def questions(self) -> tuple[list[Question], list[Mistake]]:
+    def questions(self, most: int) -> tuple[list[Question], list[Mistake]]:
         where, a, b = (self._shown(part, getattr(self.claim, part)) for part in ("where", "a", "b"))
         self._check_names()
         self._check_roles()
@@ -274,6 +278,10 @@ class _Asking:
         found: list[Question] = []
         complaints: dict[tuple[str, str], list[Mapping[str, str]]] = {}  # (sides, what) -> combinations of each
         for each, inside in self._combinations(places, a, b):
+            if len(found) == most:
+                message = f"the claims ask more than {MAX_QUESTIONS} questions, of which none would be left after Holm"
+                self.mistakes.append(Mistake(self.index, ("each",) if each else (), message))
+                return found, self.mistakes
             grids = [self._by_knob(self.grid.matching(inside, fields)) for fields in (a, b)]
             for sides_named, message in self._complaints(grids, (a, b), {**where, **each}):
                 complaints.setdefault((sides_named, message), []).append(each)

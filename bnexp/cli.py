@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,30 +47,49 @@ EXIT_CODES: dict[type[errors.BnexpError], int] = {
 def exits(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command its exit codes: an expected error is one message, not a traceback."""
 
+    kept = "; what is committed is kept, the same command goes on from there" if command.__name__ == "train" else ""
+
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
-        from bnexp.console import print_error
-
         try:
             command(*args, **kwargs)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except errors.BnexpError as error:
-            print_error(str(error))
+            _say(str(error))
             raise typer.Exit(next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))) from None
         except BrokenPipeError:
-            # The reader of our output has left (| head): nothing more to say, and no complaint at shutdown.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader of our output has left (| head): nothing more to say.
+            _leave_stdout()
             raise typer.Exit(0) from None
         except KeyboardInterrupt:
             calm()
-            print_error("interrupted; what is committed is kept, the same command goes on from there")
+            _say(f"interrupted{kept}")
             raise typer.Exit(130) from None
         except errors.Terminated:
             calm()
-            print_error("terminated; what is committed is kept, the same command goes on from there")
+            _say(f"terminated{kept}")
             raise typer.Exit(143) from None
+        except OSError as error:
+            if error.filename is not None:  # not of a stream
+                raise
+            _leave_stdout()
+            _say(f"cannot write the output: {error.strerror or error}")
+            raise typer.Exit(EXIT_CODES[errors.StorageError]) from None
 
     return wrapped
+
+
+def _say(message: str) -> None:
+    from bnexp.console import print_error
+
+    with suppress(OSError):  # of a stderr that is full or closed
+        print_error(message)
+
+
+def _leave_stdout() -> None:
+    """No complaint at shutdown about what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version(shown: bool) -> None:

@@ -50,8 +50,12 @@ def refuse_links(folder: Path) -> None:
         except OSError as error:
             raise DamagedResults(f"{place}: cannot be read: {error.strerror or error}") from None
         for entry in here:
+            path = Path(entry.path)
             if entry.is_dir(follow_symlinks=False):
-                places.append(Path(entry.path))
+                within = place == folder / SHARDS or place.suffix == TEMPORARY
+                if not (within or path == folder / SHARDS or path.suffix == TEMPORARY):
+                    raise DamagedResults(f"{path}: a folder, where a file belongs; remove it")
+                places.append(path)
             elif not entry.is_file(follow_symlinks=False):
                 kind = "a symbolic link" if entry.is_symlink() else "neither a file nor a folder"
                 raise DamagedResults(f"{entry.path}: {kind}, which bnexp does not follow; put the file itself there")
@@ -93,8 +97,37 @@ def read_json(path: Path) -> dict[str, Any]:
         raise DamagedResults(f"{path}: cannot be read: {error}; {_remedy(path)}") from None
     if not isinstance(data, dict):
         raise DamagedResults(f"{path}: not a JSON object; {_remedy(path)}")
-    if _schema(path, data) > 1 and raw != as_json(data):
+    if (_schema(path, data) > 1 or CHECKSUM in data) and raw != as_json(data):
         raise DamagedResults(f"{path}: not what bnexp wrote, it was changed since; {_remedy(path)}")
+    return data
+
+
+_PARTS: dict[str, type | tuple[type, ...]] = {  # of meta.json, where they stand there
+    "study_sha256": str,
+    "claims_sha256": list,
+    "sessions": list,
+    "versions": dict,
+    "data": list,
+    "log_columns": dict,
+    "labels": dict,
+    "runs": list,
+    "committed": (dict, list),
+    "files": dict,
+    "failures": dict,
+}
+_ENTRIES = ("claims_sha256", "sessions", "data")  # lists of mappings
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """What meta.json says; raise DamagedResults where a part of it is not of its kind."""
+    data = read_json(path)
+    for name, kind in _PARTS.items():
+        of_kind = isinstance(data.get(name), kind)
+        if name in data and not (of_kind and (name not in _ENTRIES or all(isinstance(e, dict) for e in data[name]))):
+            raise DamagedResults(f"{path}: {name} is not what bnexp writes there; {_remedy(path)}")
+    for name, entries in (("data", {"fields", "sha256", "name"}), ("claims_sha256", {"sha256"})):
+        if not all(isinstance(entry.get(key), str) for entry in data.get(name, ()) for key in entries):
+            raise DamagedResults(f"{path}: {name} does not say {', '.join(sorted(entries))}; {_remedy(path)}")
     return data
 
 
@@ -144,6 +177,8 @@ def read_commit(path: Path) -> Commit:
     data = read_json(path)
     ids = run_ids(path, data)
     files = _files(path, data)
+    if not ids:
+        raise DamagedResults(f"{path}: holds no runs; {_remedy(path)}")
     if data["schema"] == 1:
         return Commit(0, True, ids, files, CHECKPOINT, data)
     epoch, done, checkpoint = data.get("epoch"), data.get("done"), data.get("checkpoint")
@@ -156,13 +191,18 @@ def read_commit(path: Path) -> Commit:
 def _files(path: Path, data: Mapping[str, Any]) -> dict[str, Content]:
     said = data.get("files", {})
     if not isinstance(said, dict):
-        raise DamagedResults(f"{path}: files is not a list of lengths")
+        raise DamagedResults(f"{path}: files is not a list of lengths; {_remedy(path)}")
     found = {}
     for name, content in said.items():
         parts = content if isinstance(content, dict) else {"length": content}
         length, checksum = parts.get("length"), parts.get("sha256")
-        sound = isinstance(length, int) and length >= 0 and (checksum is None or isinstance(checksum, str))
+        sound = (
+            isinstance(length, int)
+            and not isinstance(length, bool)
+            and length >= 0
+            and (checksum is None or isinstance(checksum, str))
+        )
         if not (sound and re.fullmatch(r"[\w-]+\.(csv|npz)", name)):
-            raise DamagedResults(f"{path}: what it says of {name!r} is not a file's length and checksum")
+            raise DamagedResults(f"{path}: what it says of {name!r} is no length and checksum; {_remedy(path)}")
         found[name] = Content(cast(int, length), checksum)
     return found

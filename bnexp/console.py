@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import itertools
 import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from bnexp.sheets import Sheet
 
 FORMATS = ("table", "json", "csv", "markdown", "latex")
+MOST_QUESTIONS = 100  # that check prints
+MOST_LETTERS = 1000  # of a line of a message: what it quotes may be of any length
 LINE_SECONDS = 30.0  # off a terminal: a line at least this often
 PLAIN_WIDTH = 120  # columns of a table that is not printed on a terminal
 
@@ -47,6 +52,8 @@ class _Terminal(Console):
 def open_console(stderr: bool = False) -> Console:
     """What prints to stdout or stderr: as wide as a terminal, or as a line of text where there is none."""
     stream = sys.stderr if stderr else sys.stdout
+    if stream is None:  # closed by whoever started us
+        return _Terminal(file=io.StringIO())
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows "?" instead of failing
     width = None if stream.isatty() else PLAIN_WIDTH
@@ -58,10 +65,28 @@ def printable(text: str, style: str = "") -> Text:
     return Text(visible(text), style)
 
 
+def _write(document: str) -> None:
+    """A document on stdout."""
+    if sys.stdout is not None:
+        sys.stdout.write(visible(document))
+
+
 def print_error(message: str) -> None:
     """An error on stderr: what, where, what to do."""
     text = message if ": error: " in message else f"error: {message}"
+    text = "\n".join(line if len(line) <= MOST_LETTERS else f"{line[:MOST_LETTERS]} …" for line in text.split("\n"))
     open_console(stderr=True).print(printable(text), soft_wrap=True)
+
+
+def _whatever_the_terminal_says(method: Callable[..., None]) -> Callable[..., None]:
+    """Training goes on where its progress cannot be shown: stderr may be full, or its reader gone."""
+
+    @functools.wraps(method)
+    def shown(*arguments: Any) -> None:
+        with suppress(OSError, ValueError):
+            method(*arguments)
+
+    return shown
 
 
 class Progress:
@@ -72,6 +97,7 @@ class Progress:
         self.console = open_console(stderr=True)
         self.bar: Bar | None = None
 
+    @_whatever_the_terminal_says
     def begin(self, outline: Outline) -> None:
         """Say what starts."""
         self.epochs = [0] * len(outline.stacks)
@@ -94,6 +120,7 @@ class Progress:
             done = f", {outline.done} finished before" if outline.done else ""
             self._line(f"{self.name}: {self.runs} runs on {outline.device}, {outline.workers} workers{done}")
 
+    @_whatever_the_terminal_says
     def epoch(self, stack: Stack, message: Message) -> None:
         """Move the line."""
         if self.silent or message.error:
@@ -122,6 +149,7 @@ class Progress:
                 f"{lost} diverged, {left:.0f} s left"
             )
 
+    @_whatever_the_terminal_says
     def end(self) -> None:
         """Take the line away."""
         if self.bar is not None:
@@ -147,7 +175,7 @@ def print_comparisons(
     if format != "table":
         from bnexp.formats import WRITERS
 
-        sys.stdout.write(visible(WRITERS[format](comparisons, claims)))
+        _write(WRITERS[format](comparisons, claims))
         return
     console = open_console()
     for comparison in comparisons:
@@ -278,7 +306,7 @@ def print_json(document: Mapping[str, Any]) -> None:
     """One JSON document on stdout."""
     from bnexp.formats import to_json
 
-    sys.stdout.write(visible(to_json({"schema": 1, **document})))
+    _write(to_json({"schema": 1, **document}))
 
 
 def warn_of_edits(studies: Sequence[Results]) -> None:
@@ -354,8 +382,10 @@ def print_check(outline: Outline, questions: Sequence[Question], as_json: bool) 
         return
     print_outline(outline, as_json=False)
     console = open_console()
-    for question in questions:
+    for question in questions[:MOST_QUESTIONS]:
         _print_block(console, claim_wording.heading(question), claim_wording.planned_lines(question, n))
+    if len(questions) > MOST_QUESTIONS:
+        console.print(printable(f"\nand {len(questions) - MOST_QUESTIONS} more questions; --json has them all"))
 
 
 def print_written(paths: Sequence[Path], then: str = "") -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnexp import store
-from bnexp.commits import Commit, refuse_links
+from bnexp.commits import Commit, refuse_links, run_ids
 from bnexp.data import Dataset
-from bnexp.errors import ResultsError, UsageError
-from bnexp.layout import SHARDS, SPEC
+from bnexp.errors import DamagedResults, ResultsError, SpecError, UsageError
+from bnexp.layout import META, SHARDS, SPEC
 from bnexp.loading import load_spec
 from bnexp.origin import checksums, computed_by
 from bnexp.plan import Run
@@ -52,6 +52,11 @@ def kept_shards(
                 f"{folder}: data {entry['name']} is not what this study was trained on (checksum differs); "
                 "restore it, or use --out DIR for a new study"
             )
+    known_runs = {run.key for run in runs}
+    for name, commit in commits.items():
+        if foreign := set(commit.ids) - known_runs:
+            run = commit.ids[min(foreign)]
+            raise DamagedResults(f"{folder / SHARDS / name}: holds run {run}, which is not of this study; remove it")
     if request.restart_unfinished:
         return {name: commit for name, commit in commits.items() if commit.done}
     for commit in commits.values():
@@ -74,8 +79,12 @@ def _check_goes_on(folder: Path, commit: Commit, device: str) -> None:
 
 def _check_extension(folder: Path, spec: Spec, runs: Sequence[Run], request: Request, meta: Mapping[str, Any]) -> None:
     """Accept a study that only adds runs, and only with --extend; show the difference otherwise."""
-    old = load_spec(folder / SPEC)
-    missing = {entry["key"] for entry in meta["runs"]} - {run.key for run in runs}
+    try:
+        old = load_spec(folder / SPEC)
+    except SpecError as error:
+        raise DamagedResults(f"{folder / SPEC}: cannot be read, so nobody can tell what differs:\n{error}") from None
+    known = run_ids(folder / META, meta)
+    missing = set(known) - {run.key for run in runs}
     adds_only = not missing and old.shared_options() == spec.shared_options()
     if adds_only and request.extend:
         return
@@ -87,7 +96,7 @@ def _check_extension(folder: Path, spec: Spec, runs: Sequence[Run], request: Req
     ]
     what = "\n".join([f"{folder}: holds another study:", *changed])
     if adds_only:
-        added = len(runs) - len(meta["runs"])
+        added = len(runs) - len(known)
         raise ResultsError(f"{what}\nIt only adds {added} runs: use --extend to train these and keep the rest.")
     raise ResultsError(f"{what}\nUse --out DIR (or another name) for a new study, or --overwrite to replace this one.")
 

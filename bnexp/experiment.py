@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -106,14 +106,14 @@ def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bo
     if dry_run:
         kept = kept_shards(folder, spec, runs, request, datasets, device, locked=False)
         return Summary(_outline(spec, folder, device, runs, make_plan(runs, _ids(kept)), kept, request))
-    with store.locked(folder):
+    with store.locked(folder) as still_there:
         kept = kept_shards(folder, spec, runs, request, datasets, device)
         if request.overwrite:
             store.clear(folder)
         store.tidy_up(folder, kept)
         shards = make_plan(runs, _ids(kept))
         outline = _outline(spec, folder, device, runs, shards, kept, request)
-        study = _Study(outline, datasets, request, observer, kept)
+        study = _Study(outline, datasets, request, observer, kept, still_there)
         study.write_description()
         if outline.stacks or not study.is_assembled():
             study.train()
@@ -184,7 +184,9 @@ class _Study:
         request: Request,
         observer: Observer,
         kept: Mapping[str, Commit],
+        still_there: Callable[[], None],
     ) -> None:
+        self.still_there = still_there
         self.outline, self.datasets, self.request, self.observer = outline, datasets, request, observer
         self.spec, self.folder = outline.spec, outline.folder
         self.commits = dict(kept)
@@ -275,6 +277,7 @@ class _Study:
     def commit(self, shards: Sequence[Shard], message: Message) -> None:
         """Commit shards with the arrays that a message brings."""
         assert message.arrays is not None
+        self.still_there()
         provenance = {
             **computed_by(self.outline.device),
             "stack_runs": sum(len(shard.runs) for shard in shards),
@@ -300,6 +303,7 @@ class _Study:
 
     def assemble(self) -> None:
         """The top CSVs, and a meta.json that says which shards they hold."""
+        self.still_there()
         axes = self.spec.axes
         columns = setting_columns(self.spec)
         shards = [shard for stack in self.outline.stacks for shard in stack.shards]

@@ -19,8 +19,6 @@ from bnexp.errors import Terminated
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 3.0  # seconds that an epoch may still take
-
-
 AGAIN = 0.5  # seconds after which is raised once more: what is raised within a destructor is lost
 
 
@@ -34,6 +32,13 @@ def calm() -> None:
     """Raise no more: the signal was heard."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def ignore() -> None:
+    """All is done: a signal changes nothing any more."""
+    calm()
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _insist(number: int, frame: FrameType | None) -> NoReturn:
@@ -70,10 +75,12 @@ class Interruption:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._before:
-            calm()
+        alarm = self._before.pop(signal.SIGALRM, None) if hasattr(signal, "SIGALRM") else None
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if alarm is not None:  # only when no signal can set it any more
+            calm()
+            signal.signal(signal.SIGALRM, alarm)
         if error is None and self.signal is not None:
             self._raise()
 

@@ -47,7 +47,8 @@ TOP = (
     "variants",
     "claims",
 )
-MAX_SETTINGS = 10_000  # assumption: a larger grid is a mistake; refused before it is built
+MAX_CLAIMS = 100  # assumption: nobody has thought of more before the run
+MAX_SETTINGS = 5_000  # assumption: a larger grid is a mistake; refused before it is built
 
 Locate = Callable[..., Problem]  # (message, at_key=False) -> Problem
 
@@ -384,6 +385,9 @@ class _Resolver:
             return {}
         if not isinstance(given.value, list):
             self.problems.append(given.problem("claims is a list"))
+            return {}
+        if len(given.value) > MAX_CLAIMS:
+            self.problems.append(given.problem(f"{len(given.value)} claims; at most {MAX_CLAIMS}"))
             return {}
         claims = {}
         for index, written in enumerate(given.value):

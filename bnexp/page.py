@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bnexp import __version__, rendering, source
+from bnexp import __version__, files, rendering, source
 from bnexp.aggregates import LEGEND
 from bnexp.answer import Answer, answer_of
 from bnexp.claim_wording import counts_text
 from bnexp.comparison import RULES, Comparison, compare_runs, list_claims
-from bnexp.errors import StorageError
+from bnexp.errors import StorageError, UsageError
 from bnexp.figure_files import files_of
 from bnexp.figure_parts import Figure
 from bnexp.figures import figures_of
@@ -34,6 +35,7 @@ from bnexp.page_runs import RunsTable, runs_table
 from bnexp.page_tables import Table, tables_of
 from bnexp.results import Results, labels_of
 from bnexp.summary import Said, summary_of
+from bnexp.untrusted import visible
 from bnexp.wording import group_title
 
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
@@ -102,11 +104,18 @@ def render_page(results: Sequence[Results], comparisons: Sequence[Sequence[Compa
 
 
 def _write(path: Path, content: bytes) -> Path:
-    try:
+    """Write a file as a whole; one that cannot be written leaves the older one as it was."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: not a file; name another with -o")
+    with files.storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from None
+        place = path.resolve()
+    try:
+        files.replace(place, [content])
+    except StorageError:
+        with suppress(OSError):
+            place.with_name(place.name + files.TEMPORARY).unlink()
+        raise
     return path
 
 
@@ -159,11 +168,17 @@ def _part(results: Results, comparison: Comparison, single: bool) -> Part:
 # --- HTML -------------------------------------------------------------------------------------------------------------
 
 
+def _shown(value: Any) -> Any:
+    """Text of others without what would turn round or hide the text beside it; our own HTML as it is."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _render(sections: Sequence[Section]) -> str:
     environment = Environment(
         loader=PackageLoader("bnexp", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -221,8 +221,16 @@ def setting_id(setting: Setting, axes: Sequence[str]) -> str:
     return ",".join(f"{axis}={setting.shown(axis)}" for axis in axes) or "all"
 
 
+SHARD_NAME = r"x[0-9a-f]{15}"
+
+
+def shard_name(keys: Sequence[str]) -> str:
+    """What a shard of runs with these keys is called, and so its folder."""
+    return _digest("/".join(keys))
+
+
 def _shard(runs: Sequence[Run]) -> Shard:
-    return Shard(_digest("/".join(run.key for run in runs)), runs[0].structure, tuple(runs))
+    return Shard(shard_name([run.key for run in runs]), runs[0].structure, tuple(runs))
 
 
 def _digest(text: str) -> str:

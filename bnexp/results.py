@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame, Series
 
-from bnexp.commits import Commit, Content, content_of, read_commit, read_json, refuse_links, run_ids
+from bnexp.commits import Commit, Content, content_of, read_commit, read_meta, refuse_links, run_ids
 from bnexp.errors import DamagedResults, ResultsError, SpecError, UsageError
 from bnexp.layout import COMMIT, META, OUTCOMES, RUNS, SHARDS, SPEC, STATUSES, setting_columns
 from bnexp.loading import load_spec
@@ -166,7 +166,7 @@ def folders_of() -> list[Path]:
 def _load(folder: Path) -> Results:
     _check_is_results(folder)
     refuse_links(folder)
-    meta = read_json(folder / META)
+    meta = read_meta(folder / META)
     spec = _read_spec(folder)
     if meta.get("study_sha256", spec.study_sha256()) != spec.study_sha256():
         raise DamagedResults(f"{folder / SPEC}: not the study that was trained; the train command writes it anew")

@@ -438,7 +438,10 @@ def _npz_arrays(path: Path) -> list[NamedArray]:
             assert archive.zip is not None
             members = {member.filename: member.file_size for member in archive.zip.infolist()}
             _check_room(path, sum(members.get(f"{name}.npy", 0) for name in wanted))
-            return [(name, archive[name]) for name in wanted]
+            arrays = [(name, archive[name]) for name in wanted]
+            if not all(isinstance(array, np.ndarray) for _, array in arrays):
+                raise ValueError("a member is no array")
+            return arrays
     except DataError:
         raise
     except Exception as error:  # a damaged archive makes zipfile, zlib, ast and numpy raise almost anything
@@ -485,6 +488,8 @@ def _npz_targets(path: Path, name: str, values: Array) -> Array:
 
 
 def _require_finite(path: Path, name: str, rows: Array) -> None:
+    if rows.dtype == np.float16:
+        rows = rows.astype(np.float32)
     if rows.dtype.kind == "f" and len(bad := np.argwhere(~(np.abs(rows) <= FLOAT32_MAX))):
         row, column = bad[0]
         place = f"{path}:array {name!r}, row {row}, feature {column} (from 0)"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,18 +21,25 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from bnexp import files
-from bnexp.commits import Commit, as_json, content_of, read_commit, read_json, refuse_links
-from bnexp.errors import DamagedResults, FolderInUse, ResultsError
+from bnexp.commits import Commit, as_json, content_of, read_commit, refuse_links
+from bnexp.commits import read_meta as read_described
+from bnexp.errors import DamagedResults, FolderInUse, ResultsError, StorageError, UsageError
 from bnexp.layout import COMMIT, HOLDER, ITEMS, LOCK, META, RUNS, SCHEMA, SHARDS, SPEC, Table
-from bnexp.plan import Run, setting_id
+from bnexp.measures import MEASURES
+from bnexp.plan import SHARD_NAME, Run, setting_id, shard_name
 from bnexp.shard_files import check, load_arrays, tidy
 from bnexp.spec import Setting
 from bnexp.tables import first_field, header, line, outcome_header, run_values
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Create the folder if need be and hold its lock; raise FolderInUse if another process does."""
+def locked(folder: Path) -> Iterator[Callable[[], None]]:
+    """Create the folder if need be and hold its lock; raise FolderInUse if another process does.
+
+    Gives a call that raises StorageError once the folder is not at its place any more.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: not a folder; name another with --out DIR")
     files.make_folder(folder)
     refuse_links(folder)
     with files.storage(folder):
@@ -44,12 +52,32 @@ def locked(folder: Path) -> Iterator[None]:
     holder = folder / HOLDER
     try:
         with suppress(OSError):  # only for the message above
-            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-        yield
+            holder.unlink(missing_ok=True)
+            with holder.open("x", encoding="utf-8") as stream:
+                json.dump({"pid": os.getpid(), "host": socket.gethostname()}, stream)
+        yield _StillThere(folder)
     finally:
         with suppress(OSError):
             holder.unlink()
         lock.release()
+
+
+class _StillThere:
+    """Whoever moves or removes a folder takes the lock in it along: what is written at its old place is nobody's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.identity = folder, self._identity(folder)
+
+    def __call__(self) -> None:
+        with files.storage(self.folder):
+            if self._identity(self.folder) != self.identity:
+                raise StorageError(
+                    f"{self.folder}: another folder stands here now; what was committed went with the old"
+                )
+
+    def _identity(self, folder: Path) -> tuple[int, int]:
+        found = folder.stat()
+        return found.st_dev, found.st_ino
 
 
 def _holder(folder: Path) -> str:
@@ -66,7 +94,7 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
     path = folder / META
     if not path.exists():
         return None
-    return read_json(path)
+    return read_described(path)
 
 
 def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
@@ -86,8 +114,7 @@ def is_new(folder: Path) -> bool:
 
 def clear(folder: Path) -> None:
     """Remove everything that a study wrote into the folder; refuse to touch what bnexp did not write."""
-    ours = (folder / META).exists() or (folder / SHARDS).is_dir()
-    if not (ours or is_new(folder)):
+    if not (is_ours(folder) or is_new(folder)):
         raise ResultsError(f"{folder}: not a bnexp results folder and not empty; choose another with --out DIR")
     with suppress(DamagedResults):
         meta = read_meta(folder)
@@ -97,7 +124,39 @@ def clear(folder: Path) -> None:
         here = sorted(folder.iterdir())
     # meta.json last: without it the rest would be nobody's.
     for path in sorted(here, key=lambda path: path.name == META):
-        if path.suffix in (".csv", files.TEMPORARY) or path.name in (SHARDS, SPEC, META):
+        if path.name.removesuffix(files.TEMPORARY) == SHARDS:
+            _remove_shards(path)
+        elif _is_written_here(path.name):
+            files.remove(path)
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether bnexp has trained into a folder: its meta.json names a study, be it damaged, or there is a commit."""
+    with suppress(OSError):
+        if b'"study_sha256"' in (folder / META).read_bytes():
+            return True
+    return any(_is_shard(path.parent.name) for path in (folder / SHARDS).glob(f"*/{COMMIT}"))
+
+
+def _is_written_here(name: str) -> bool:
+    """Whether a file of this name at the top of a results folder is bnexp's, whole or not."""
+    tables = {table.name for measure in MEASURES.values() for table in measure.tables}
+    names = {META, SPEC, RUNS, ITEMS, "curves.csv", *(f"{table}.csv" for table in tables)}
+    return name.removesuffix(files.TEMPORARY) in names
+
+
+def _is_shard(name: str) -> bool:
+    return re.fullmatch(SHARD_NAME, name.removesuffix(files.TEMPORARY)) is not None
+
+
+def _remove_shards(folder: Path) -> None:
+    """Remove what bnexp wrote there, and the folder if nothing else is left."""
+    with files.storage(folder):
+        here = sorted(folder.iterdir())
+    if all(_is_shard(path.name) for path in here):
+        files.remove(folder)
+    for path in here:
+        if _is_shard(path.name) and path.exists():
             files.remove(path)
 
 
@@ -129,6 +188,10 @@ def committed_shards(folder: Path, checked: Callable[[Commit], bool] = lambda co
     for path in sorted((folder / SHARDS).glob(f"*/{COMMIT}")):
         if path.parent.suffix != files.TEMPORARY:
             commit = found[path.parent.name] = read_commit(path)
+            if path.parent.name != shard_name(list(commit.ids)):
+                raise DamagedResults(f"{path}: not the shard of this folder's name; remove {path.parent}")
+            if not {commit.checkpoint, *([RUNS] if commit.done else [])} <= set(commit.files):
+                raise DamagedResults(f"{path}: does not say what its checkpoint and {RUNS} hold; delete {path.parent}")
             if checked(commit):
                 check(path.parent, commit)
     return found
@@ -137,8 +200,10 @@ def committed_shards(folder: Path, checked: Callable[[Commit], bool] = lambda co
 def tidy_up(folder: Path, commits: Mapping[str, Commit]) -> None:
     """Remove what an interrupted process left beyond the commits; the lock is held."""
     with files.storage(folder):
-        here = [*folder.glob(f"*{files.TEMPORARY}"), *(folder / SHARDS).glob("*")]
-    for path in sorted(here):
+        unfinished = [path for path in folder.glob(f"*{files.TEMPORARY}") if _is_written_here(path.name)]
+        unfinished += folder.glob(f"{SHARDS}{files.TEMPORARY}")
+        shards = [path for path in (folder / SHARDS).glob("*") if _is_shard(path.name)]
+    for path in sorted([*unfinished, *shards]):
         if path.name in commits:
             tidy(path, commits[path.name])
         else:
@@ -253,7 +318,9 @@ def _write_items(folder: Path, runs: Sequence[Run], commits: Mapping[str, Commit
             for key, right in zip(commit.ids, correct, strict=True):
                 n, total = counts.get(setting_of[key], (0, 0))
                 counts[setting_of[key]] = (n + 1, total + right.astype(np.int64))
-    if counts:
+    if not counts:
+        files.remove(folder / ITEMS)  # what an earlier training left, of runs that are gone
+    else:
         lines = (
             line([setting_id(setting, axes), row, counts[setting][0], f"{total / counts[setting][0]:.9g}"])
             for setting in order

@@ -36,7 +36,7 @@ class FailsAt(System):
 
     def write(self, stream, data):
         half = data[: max(1, len(data) // 2)]
-        if (self.left == 1 and self.how != "kill") or self.left == 1:  # a full disk takes a part first
+        if self.left == 1:  # a part is written first
             super().write(stream, half)
         self._count(stream.name)
         return super().write(stream, data)

@@ -268,6 +268,7 @@ MOST_BYTES = 256 * 1024
 _LAUGHS = "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}, *{chr(97 + i)}]\n" for i in range(20)
 )
+_MANY, _SOME = (",".join(map(str, range(1, n))) for n in (2500, 500))
 _SMALL = {
     "duplicate keys": "data: bump\nseeds: 1\nseeds: 2\n",
     "an anchor": "data: &x bump\n",
@@ -309,7 +310,7 @@ _SMALL = {
     "a hundred thousand runs": "data: bump\nseeds: 100000\n",
     "a product of axes": "data: bump\nmodel: {eps: [%s]}\ntrain: {lr: [%s]}\n"
     % ((",".join(f"{i}e-5" for i in range(999)),) * 2),
-    "most settings": "data: bump\ntrain: {{lr: [{}]}}\n".format(",".join(map(str, range(1, 10_001)))),
+    "most settings": "data: bump\ntrain: {{lr: [{}]}}\n".format(",".join(map(str, range(1, 5_001)))),
     "many rows": "data: {name: blobs, samples: 1000000000}\n",
     "most rows": "data: {name: blobs, samples: 1048576}\nseeds: 1\n",
     "many inputs": "data: {name: teacher, inputs: 1000000000}\n",
@@ -323,6 +324,12 @@ _SMALL = {
     "a long key": "a" * 200_000 + ": 1",
     "a long word": "data: bump\nmodel: {norm: " + "full" * 50_000 + "}",
     "too large": "#" * 300_000,
+    "one claim of many questions": f"data: bump\nmodel: {{norm: [full, none]}}\ntrain: {{lr: [{_MANY}]}}\nclaims:\n"
+    + "- {claim: a, each: [lr], a: {norm: full}, b: {norm: none}, metric: fit_loss, expect: less}\n",
+    "many claims of many questions": f"data: bump\nmodel: {{norm: [full, none]}}\ntrain: {{lr: [{_MANY}]}}\nclaims:\n"
+    + "- {claim: a, each: [lr], a: {norm: full}, b: {norm: none}, metric: fit_loss, expect: less}\n" * 50,
+    "many tuned claims": f"data: bump\nmodel: {{norm: [full, none]}}\ntrain: {{lr: [{_SOME}]}}\nclaims:\n"
+    + "- {claim: a, tune: lr, a: {norm: full}, b: {norm: none}, metric: fit_loss, expect: less}\n" * 900,
     "a path that is long": "data: {name: csv, target: y, path: " + "x/" * 5000 + "}",
     "a path with a null": 'data: {name: csv, target: y, path: "a\\0b"}',
     "a path that is a folder": "data: {name: csv, target: y, path: .}",

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from tools import MNIST, ROOT
@@ -321,6 +322,23 @@ def test_a_reader_that_leaves_is_no_error(place, format):
         ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, cwd=place, check=False
     )
     assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_output_that_cannot_be_written(place):
+    for words in (["compare"], ["compare", "--format", "csv"], ["check", ROOT / "configs/quickstart.yaml"]):
+        command = " ".join([sys.executable, "-m bnexp", *map(str, words)])
+        for target, code in (("> /dev/full", 5), (">&-", 0), ("> /dev/full 2>/dev/full", 5)):
+            done = subprocess.run(
+                ["bash", "-c", f"{command} {target}"], capture_output=True, text=True, cwd=place, check=False
+            )
+            assert done.returncode == code, done.stderr
+            assert "Traceback" not in done.stderr
+    command = f"{sys.executable} -m bnexp train {ROOT}/configs/quickstart.yaml {' '.join(QUICK)} --out full"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} 2>/dev/full"], capture_output=True, text=True, cwd=place, check=False
+    )
+    assert (place / "full/runs.csv").read_text().count("done") == 12
 
 
 def test_output_that_is_not_utf_8(place):

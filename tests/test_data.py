@@ -676,6 +676,19 @@ def test_npz_whose_header_lies(tmp_path: Path) -> None:
     assert f"{path}: cannot be read as npz" in error("npz", path=str(path))
 
 
+def test_npz_members_that_are_no_arrays(tmp_path: Path) -> None:
+    path = tmp_path / "raw.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", b"\x80\x04N.")
+        archive.writestr("y.npy", b"hello")
+    assert f"{path}: cannot be read as npz (a member is no array)" in error("npz", path=str(path))
+
+
+def test_npz_half_precision(tmp_path: Path) -> None:
+    path = write_npz(tmp_path, x=np.linspace(0, 60000, 40).reshape(20, 2).astype(np.float16), y=np.arange(20) % 2)
+    assert load("npz", path=path).n_inputs == 2
+
+
 def test_npz_text_and_boolean_targets_are_no_regression(tmp_path: Path) -> None:
     for y in (Y.astype(str), Y.astype(bool)):
         path = write_npz(tmp_path, x=X, y=y)

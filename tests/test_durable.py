@@ -542,6 +542,130 @@ def test_a_link_that_appears_meanwhile_is_not_written_through(tmp_path):
     assert (tmp_path / "precious").read_text() == "precious"
 
 
+def test_what_others_put_into_a_folder_stays(whole, tmp_path):
+    """Neither overwriting nor resuming removes what bnexp did not write."""
+    mine = tmp_path / "mine"
+    (mine / "shards/a").mkdir(parents=True)
+    for name, text in {
+        "data.csv": "x",
+        "shards/a/part0.bin": "y",
+        "meta.json": '{"title": "mine"}',
+        "a.tmp": "z",
+    }.items():
+        (mine / name).write_text(text)
+    before = {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()}
+    for request in ({}, {"overwrite": True}):
+        with pytest.raises((UsageError, DamagedResults)):
+            run(mine, **request)
+    assert {path: path.read_bytes() for path in before} == before
+    folder = tmp_path / "tiny"
+    shutil.copytree(whole, folder)
+    for name in ("notes.tmp", "analysis.csv", "shards/readme.md"):
+        (folder / name).write_text("mine")
+    run(folder)
+    run(folder, overwrite=True)
+    for name in ("notes.tmp", "analysis.csv", "shards/readme.md"):
+        assert (folder / name).read_text() == "mine"
+
+
+def test_shards_that_are_not_of_this_study_are_named(whole, tmp_path):
+    other = tmp_path / "other"
+    run(other, TINY.replace("seeds: 1", "seeds: [7]"))
+    shards = sorted((whole / "shards").iterdir())
+    for index, (source, name) in enumerate(
+        [(next((other / "shards").iterdir()), None), (shards[0], "copy"), (shards[0], shards[0].name[:-1] + "0")]
+    ):
+        folder = tmp_path / f"tiny{index}"
+        shutil.copytree(whole, folder)
+        shutil.copytree(source, folder / "shards" / (name or source.name))
+        with pytest.raises(DamagedResults, match=rf"shards/{name or source.name}"):
+            run(folder)
+        assert csvs(folder)["runs.csv"] == csvs(whole)["runs.csv"]
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("meta.json", {"data": 5}),
+        ("meta.json", {"data": [1]}),
+        ("meta.json", {"data": [{}]}),
+        ("meta.json", {"claims_sha256": 5}),
+        ("meta.json", {"sessions": 7}),
+        ("meta.json", {"files": 5}),
+        ("meta.json", {"runs": None, "study_sha256": "0"}),
+        ("commit.json", {"runs": []}),
+        ("commit.json", {"runs": [{"id": "x", "key": "y"}]}),
+        ("commit.json", {"files": {}}),
+        ("commit.json", {"files": {"runs.csv": True}}),
+        ("commit.json", {}),
+    ],
+)
+def test_json_that_says_something_else(whole, tmp_path, file, changes):
+    """Of schema 1, which had no checksums; with one it is not believed at all."""
+    folder = tmp_path / "tiny"
+    shutil.copytree(whole, folder)
+    path = folder / file if file == "meta.json" else next((folder / "shards").iterdir()) / file
+    said = json.loads(path.read_text())
+    checksum = {} if changes else {"sha256": said["sha256"]}
+    del said["sha256"]
+    path.write_text(json.dumps({**said, "schema": 1, **changes, **checksum}))
+    with pytest.raises(DamagedResults, match=str(path)):
+        run(folder)
+    with suppress(DamagedResults):  # nothing else
+        load_results([folder])
+    assert (folder / "runs.csv").exists()
+
+
+def test_a_folder_that_is_moved_while_it_is_trained(tmp_path):
+    class Moves(Silent):
+        def epoch(self, stack, message):
+            if (tmp_path / "tiny").exists():
+                (tmp_path / "tiny").rename(tmp_path / "moved")
+
+    for _ in range(2):
+        with pytest.raises(StorageError, match="tiny"):
+            run_experiment(make_spec(TINY), Request(out=tmp_path / "tiny", workers=1), Moves())
+        assert not (tmp_path / "tiny").exists()
+        run(tmp_path / "moved")
+        shutil.rmtree(tmp_path / "moved")
+
+
+def test_predictions_of_runs_that_are_gone_do_not_stay(tmp_path):
+    text = TINY.replace("train:", "evaluate_every: 1\ntrain:")
+    run(tmp_path / "tiny", text)
+    assert (tmp_path / "tiny/items.csv").exists()
+    shutil.rmtree(tmp_path / "tiny/shards")
+    (tmp_path / "tiny/shards").mkdir()
+
+    class Stop(Silent):
+        def epoch(self, stack, message):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(make_spec(text), Request(out=tmp_path / "tiny", workers=1), Stop())
+    assert not (tmp_path / "tiny/items.csv").exists()
+
+
+def test_a_hard_link_at_the_holder_is_not_written_through(tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "precious").write_text("precious")
+    os.link(tmp_path / "precious", tmp_path / "tiny/.holder")
+    with bnexp.store.locked(tmp_path / "tiny"):
+        assert json.loads((tmp_path / "tiny/.holder").read_text())["pid"] == os.getpid()
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "meta.json", "spec.yaml", ".lock"])
+def test_a_folder_where_a_file_belongs(whole, tmp_path, name):
+    folder = tmp_path / "tiny"
+    shutil.copytree(whole, folder)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).mkdir()
+    for call in (lambda: run(folder), lambda: load_results([folder])):
+        with pytest.raises(DamagedResults, match=name):
+            call()
+
+
 # --- going on elsewhere -----------------------------------------------------------------------------------------------
 
 

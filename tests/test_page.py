@@ -349,7 +349,7 @@ def test_the_page_is_the_same_each_time(results, text):
 def test_a_page_that_cannot_be_written(tmp_path):
     results = study(tmp_path / "s", SPEC, lambda setting, seed: "pending", tables=())
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StorageError, match="cannot be written"):
+    with pytest.raises(StorageError, match="File exists"):
         write_report([results], tmp_path / "file" / "report.html")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from bnexp.comparison.intervals import t_quantile
 
 POWER = 0.8  # the usual power of a study
 
 
+@lru_cache
 def resolvable(n: int) -> float | None:
     """The smallest margin, in SDs of the paired difference, that n pairs resolve in 80 % of studies; None below 2.
 
