@@ -326,7 +326,11 @@ def test_a_reader_that_leaves_is_no_error(place, format):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_output_that_cannot_be_written(place):
-    for words in (["compare"], ["compare", "--format", "csv"], ["check", ROOT / "configs/quickstart.yaml"]):
+    for words in (
+        ["compare"],
+        ["compare", "--format", "csv"],
+        ["check", ROOT / "configs/quickstart.yaml", "--out=new"],
+    ):
         command = " ".join([sys.executable, "-m bnexp", *map(str, words)])
         for target, code in (("> /dev/full", 5), (">&-", 0), ("> /dev/full 2>/dev/full", 5)):
             done = subprocess.run(
