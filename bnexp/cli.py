@@ -303,6 +303,25 @@ def init(
 
 @app.command()
 @exits
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Look at this machine: versions, devices, extras, how fast it writes here, how long one small run takes.
+
+    The exit code is 1 if something is wrong.
+    """
+    from bnexp import console, console_listing
+    from bnexp.health import examine
+
+    findings = examine(console.Progress(silent=True))
+    if as_json:
+        console.print_json({"findings": [finding._asdict() for finding in findings]})
+    elif not console_listing.print_findings(findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+@exits
 def schema() -> None:
     """Print the JSON Schema (draft-07) of a spec."""
     from bnexp.starting import schema_text

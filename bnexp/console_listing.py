@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -17,6 +17,7 @@ from bnexp.page_origins import edited_text, provenance, settings_table
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from bnexp.health import Finding
     from bnexp.listing import Listed, Removal
     from bnexp.results import Results
 
@@ -92,6 +93,17 @@ def print_removed(plan: Removal, left: Sequence[str]) -> None:
     if plan.shards is not None:
         then = f"next: bnexp train {plan.folder / SPEC} --out {plan.folder}"
         open_console(stderr=True).print(printable(then), soft_wrap=True)
+
+
+def print_findings(findings: Iterable[Finding]) -> bool:
+    """Each as it is found; whether nothing is wrong."""
+    sound = True
+    for finding in findings:
+        open_console().print(printable(f"{finding.name:>18}  {finding.text}"), soft_wrap=True)
+        if finding.fault:
+            sound = False
+            open_console().print(printable(f"{'':>18}  {finding.fault}", "bold"), soft_wrap=True)
+    return sound
 
 
 def _print_facts(facts: Sequence[tuple[str, str]]) -> None:

@@ -163,6 +163,14 @@ def resolve_device(name: str) -> str:
     return name
 
 
+def device_names() -> list[str]:
+    """The devices that can be trained on here, the CPU first."""
+    import torch
+
+    others = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return ["cpu", *(name for name, there in others.items() if there)]
+
+
 def _may_have_cuda() -> bool:
     """Whether a driver is there without which torch finds no device: CUDA's library, or ROCm's device file."""
     for library in ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1", "libcuda.so"):

@@ -33,7 +33,7 @@ def spec_schema() -> Schema:
         "additionalProperties": False,
         "anyOf": [{"required": ["data"]}, {"required": ["variants"]}],
         "properties": {
-            "name": {"type": "string", "pattern": f"^{NAME}$", "description": "results folder [the file's stem]"},
+            "name": {**_text("results folder [the file's stem]"), "pattern": f"^{NAME}$"},
             "question": _text("what the study asks", ""),
             "data": {
                 "anyOf": [_reference("data.name"), sections["data"]],
