@@ -404,6 +404,7 @@ def compare(
         console.print_rules()
         return
     from bnexp.comparison import compare_runs, list_claims
+    from bnexp.growth import growth
     from bnexp.results import labels_of, load_results
 
     if format not in console.FORMATS:
@@ -414,14 +415,17 @@ def compare(
     chosen = {key: value.split("|") for key, value in _pairs("--where", where).items()}
     comparisons: list[Comparison] = []
     claims: list[ClaimRow] = []
+    hints: list[str] = []
     studies = load_results(results or ())
     console.warn_of_edits(studies)
     for one, label in zip(studies, labels_of(studies), strict=True):
         found = compare_runs(one, given, metric, chosen, [k for k in by.split(",") if k], tune, until)
         comparisons += [replace(comparison, name=label) for comparison in found]
-        if not chosen and metric is None:
-            claims += [replace(row, study=label) for row in list_claims(one)]
+        judged = list_claims(one) if not chosen and metric is None else ()
+        claims += [replace(row, study=label) for row in judged]
+        hints.append(growth(one, judged))
     console.print_comparisons(comparisons, format, claims)
+    console.print_hints(hints)
 
 
 @app.command()

@@ -388,6 +388,12 @@ def print_check(outline: Outline, questions: Sequence[Question], as_json: bool) 
         console.print(printable(f"\nand {len(questions) - MOST_QUESTIONS} more questions; --json has them all"))
 
 
+def print_hints(hints: Sequence[str]) -> None:
+    """What could be done next, on stderr."""
+    for hint in filter(None, hints):
+        open_console(stderr=True).print(printable(hint), soft_wrap=True)
+
+
 def print_written(paths: Sequence[Path], then: str = "") -> None:
     """Which files were written, and what to type next."""
     open_console().print(printable("\n".join(str(path) for path in paths)), soft_wrap=True)
