@@ -45,9 +45,9 @@ def kept_shards(
         raise ResultsError(f"{folder}: has no shards/, so it can be read but not resumed; use --out DIR or --overwrite")
     if meta.get("study_sha256") != spec.study_sha256():
         _check_extension(folder, spec, runs, request, meta)
-    known = {entry["fields"]: entry["sha256"] for entry in meta.get("data", ())}
+    trained_on = {entry["fields"]: entry.get("sha256") for entry in meta.get("data", ())}
     for entry in checksums(datasets):
-        if known.get(entry["fields"], entry["sha256"]) != entry["sha256"]:
+        if trained_on.get(entry["fields"], entry["sha256"]) != entry["sha256"]:
             raise ResultsError(
                 f"{folder}: data {entry['name']} is not what this study was trained on (checksum differs); "
                 "restore it, or use --out DIR for a new study"

@@ -119,7 +119,7 @@ def test_workers_that_die_are_told_of(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as end:
         app(["train", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "out"), "--workers", "2", "-q"])
     assert end.value.code == 8
-    assert (tmp_path / "out" / "runs.csv").read_text().count("pending") == 40
+    assert (tmp_path / "out" / "runs.csv").read_text().count("failed") == 40
 
 
 def leave(pipe):
