@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from pathlib import Path
 
@@ -80,7 +81,8 @@ class Remembers(System):
     """It does everything, and keeps for each moment what a power cut could leave.
 
     A folder's names are sure once the folder was synced, a file's content once the file was. ``states``: different
-    folders as {relative path: content}; for each moment with old and new names, and with old, new and torn contents.
+    folders as {relative path: content}; for each moment with each name in doubt old or new, and with the contents that
+    are in doubt (of one file at most, as it turns out) old, new or torn.
     """
 
     def __init__(self, root, lazy=False):
@@ -90,7 +92,10 @@ class Remembers(System):
         self.states: dict[tuple, dict[str, bytes]] = {}
 
     def _moment(self):
-        for names in (self.now, self.sure):
+        unsure = [path for path in {**self.now, **self.sure} if self.now.get(path) is not self.sure.get(path)]
+        for kept in _subsets(unsure):
+            names = {path: node for path, node in self.now.items() if path not in unsure or path in kept}
+            names |= {path: self.sure[path] for path in unsure if path not in kept and path in self.sure}
             for kind in ("now", "sure", "torn"):
                 state = {}
                 for path, node in names.items():
@@ -143,6 +148,14 @@ class Remembers(System):
         super().unlink(path)
         self.now.pop(Path(path), None)
         self._moment()
+
+
+def _subsets(paths):
+    """Which of the names in doubt are new: none, all, any one, all but one; in the full size every choice."""
+    if os.environ.get("BNEXP_SIZE") == "full":
+        return [set(c) for n in range(len(paths) + 1) for c in itertools.combinations(paths, n)]
+    singles = [{path} for path in paths]
+    return [set(), set(paths), *singles, *(set(paths) - one for one in singles)]
 
 
 def lay_out(state, folder):
