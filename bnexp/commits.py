@@ -46,7 +46,7 @@ def refuse_links(folder: Path) -> None:
     for place in places:
         try:
             with os.scandir(place) as entries:
-                here = [entry for entry in entries if place != folder or _is_ours(entry.name)]
+                here = [entry for entry in entries if place != folder or _has_our_name(entry.name)]
         except OSError as error:
             raise DamagedResults(f"{place}: cannot be read: {error.strerror or error}") from None
         for entry in here:
@@ -61,7 +61,7 @@ def refuse_links(folder: Path) -> None:
                 raise DamagedResults(f"{entry.path}: {kind}, which bnexp does not follow; put the file itself there")
 
 
-def _is_ours(name: str) -> bool:
+def _has_our_name(name: str) -> bool:
     """Whether bnexp uses such a name at the top of a results folder."""
     return name in (SHARDS, LOCK, HOLDER) or Path(name).suffix in (".csv", ".json", ".yaml", TEMPORARY)
 
