@@ -327,7 +327,7 @@ def print_summary(summary: Summary, quiet: bool) -> None:
         done = f"{summary.trained} runs in {summary.seconds:.1f} s"
     else:
         done = f"all {len(outline.runs)} runs were finished already; nothing was trained"
-    if summary.exact_stack is False:
+    if summary.stack_difference and outline.device == "cpu":
         warning = (
             "warning: on this machine a stacked run differs from the same run alone in its last bits (exact_stack)"
         )

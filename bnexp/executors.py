@@ -30,7 +30,7 @@ from bnexp.plan import Shard, Stack
 from bnexp.recording import Epoch, Options
 from bnexp.spec import DataFields
 from bnexp.tables import encode, outcome_values
-from bnexp.training import is_exact, train
+from bnexp.training import stacking_difference, train
 from bnexp.workers import Shared, one_thread, receive, start_worker
 
 REPLACEMENTS = 3  # of a worker that is gone, before its stack is given up
@@ -82,7 +82,7 @@ class Message(NamedTuple):
     lost: bool = False  # its workers ended again and again, or not one shard of it fits into memory
     device_lost: bool = False  # nothing in this process can use the device any more
     seconds: float = 0.0
-    exact: bool | None = None  # of the first stack on a CPU: whether stacking changes no bit on this machine
+    difference: float | None = None  # of the first stack, what ``stacking_difference`` finds on this device
     error: str = ""
 
 
@@ -277,7 +277,7 @@ def _train_part(
     ids, others = [run.id for run in here.runs], len(stack.runs) - len(here.runs)
     began = sent = time.perf_counter()
     dataset = job.datasets[stack.structure.data]
-    exact = is_exact(here, dataset) if index == 0 and job.device == "cpu" else None
+    difference = stacking_difference(here, dataset, job.device) if index == 0 else None
     waiting: list[dict[str, str]] = [{} for _ in part]
     for epoch in train(here, dataset, job.device, job.options, saved=saved):
         if epoch.records:
@@ -289,7 +289,7 @@ def _train_part(
         if epoch.outcomes is not None or asked or now - sent > MESSAGE_EVERY:
             sent = now
             alive = sum(epoch.alive) + others
-            message = Message(index, epoch.number, waiting, epoch.loss, alive, shards=part, exact=exact)
+            message = Message(index, epoch.number, waiting, epoch.loss, alive, shards=part, difference=difference)
             if epoch.outcomes is not None or asked:
                 message = _with_arrays(message, here, epoch, job)._replace(seconds=now - began)
             yield message

@@ -6,6 +6,7 @@ Everything that can be wrong with the input is found before the folder is touche
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +89,7 @@ class Summary:
     outline: Outline
     seconds: float = 0.0
     trained: int = 0
-    exact_stack: bool | None = None  # None: not checked (nothing was trained, or not on a CPU)
+    stack_difference: float | None = None  # see ``training.stacking_difference``; None: nothing was trained
     failures: dict[str, str] = field(default_factory=dict)
     lost: bool = False  # workers ended again and again, or memory did not suffice
 
@@ -263,8 +264,8 @@ class _Study:
 
     def keep(self, stack: Stack, message: Message) -> bool:
         """Keep what a message brings, and commit where it brings a checkpoint; whether one of the stack is wanted."""
-        if message.exact is not None:
-            self.summary.exact_stack = message.exact
+        if message.difference is not None:
+            self.summary.stack_difference = message.difference
         # A worker that is lost may have finished some of its stack's shards.
         shards = [stack.shards[place] for place in message.shards if stack.shards[place].name in self.writers]
         self.summary.lost |= message.lost
@@ -320,6 +321,13 @@ class _Study:
         self.summary.seconds = time.perf_counter() - self.began
         self.write_meta(store.read_meta(self.folder) or {}, assembled=True)
 
+    def stacking(self, old: Mapping[str, Any]) -> dict[str, Any]:
+        """Whether a run in a stack had the bits of the same run alone; and how far off it was, null: not finite."""
+        share = self.summary.stack_difference
+        if share is None:
+            return {key: old.get(key) for key in ("exact_stack", "stack_difference")}
+        return {"exact_stack": share == 0, "stack_difference": share if math.isfinite(share) else None}
+
     def write_meta(self, old: Mapping[str, Any], assembled: bool) -> None:
         """meta.json: identities, provenance, and the times at which claims and training changed it."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -348,7 +356,7 @@ class _Study:
                 "versions": versions(),
                 "device": device_name(self.outline.device),
                 "threads": 1,
-                "exact_stack": old.get("exact_stack") if self.summary.exact_stack is None else self.summary.exact_stack,
+                **self.stacking(old),
                 "git": git_state(),
                 "data": checksums(self.datasets),
                 "log_columns": {

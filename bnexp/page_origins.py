@@ -58,7 +58,7 @@ def provenance(results: Results) -> list[tuple[str, str]]:
     rows = [
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("device", f"{device}, {threads} thread(s) per process" if device and threads else device),
-        ("again", _again(device, meta.get("exact_stack"))),
+        ("again", _again(device, meta.get("exact_stack"), meta.get("stack_difference"))),
         ("seeds", ", ".join(map(str, results.spec.seeds))),
         *(
             (f"data {_mapping(one).get('name', '')}", f"sha256 {_mapping(one).get('sha256', '')}")
@@ -77,16 +77,29 @@ def provenance(results: Results) -> list[tuple[str, str]]:
     return [(what, text) for what, text in rows if text]
 
 
-def _again(device: str, exact: object) -> str:
+def _again(device: str, exact: object, difference: object) -> str:
     """What who trains it again may expect."""
     if not device:
         return ""
     elsewhere = "not promised elsewhere: rounding differs from machine to machine, and training amplifies it"
     if not device.startswith("cpu"):
-        return f"the same bytes with the same GPU model, torch and stack sizes; {elsewhere}"
+        same = f"the same bytes with the same GPU model, torch and stack sizes; {_other_sizes(exact, difference)}"
+        return same + elsewhere
     if exact is False:
         return f"a run differs in its last bits from the same run in another stack on this machine; {elsewhere}"
     return f"the same bytes on the same machine and versions, whatever is trained beside what; {elsewhere}"
+
+
+def _other_sizes(exact: object, difference: object) -> str:
+    """What a GPU made of two runs in the first stack and of the same two runs alone."""
+    if exact is True:
+        return "alone, two runs of the first stack had the same bits after three steps; "
+    if isinstance(difference, float):
+        return (
+            "alone, two runs of the first stack differed after three steps, "
+            f"by at most {difference:.1e} of the largest parameter of a layer; "
+        )
+    return ""
 
 
 def _session(session: Mapping[str, Any]) -> str:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import types
 
 import numpy as np
 import pytest
 import torch
-from tools import make_dataset, make_spec, options_of, runs_of
+from tools import make_dataset, make_spec, options_of, runs_of, stack_of
 
+import bnexp.batches
 import bnexp.data
 import bnexp.device_steps
 import bnexp.evaluation
 import bnexp.executors
+import bnexp.optimizers
+import bnexp.training
 from bnexp import network
-from bnexp.arrays import as_tensors
+from bnexp.arrays import as_tensors, library
 from bnexp.batches import Rows
 from bnexp.cli import app
 from bnexp.device_steps import DeviceSteps, bytes_per_run
@@ -233,6 +237,49 @@ def test_a_shard_that_does_not_fit_fails_alone(tmp_path, monkeypatch):
     assert runs.count("failed") == 8
     monkeypatch.setattr(bnexp.executors, "train", honest)
     assert trained(tmp_path, "failed")[:2] == (0, trained(tmp_path, "whole")[1])
+
+
+def sigmoid_by_place(a, out=None):
+    return with_error(a, out, 1e-3 * library(a).arange(len(a))[:, None, None])
+
+
+def sigmoid_by_company(a, out=None):
+    return with_error(a, out, math.nan if len(a) > 1 else 0)
+
+
+def with_error(a, out, error):
+    found = network.sigmoid(a)
+    found += error
+    if out is None:
+        return found
+    out[:] = found
+    return out
+
+
+@pytest.mark.parametrize("train", ["", "optimizer: adam"])
+def test_the_difference_between_stack_sizes(monkeypatch, train):
+    """Torch's CPU stands in for the device: rounding at most, unless an activation looks at a run's place."""
+    for module in (bnexp.training, bnexp.batches, bnexp.optimizers):
+        monkeypatch.setattr(module, "put", lambda array, device: torch.from_numpy(array.copy()))
+    monkeypatch.setattr(bnexp.training, "can_descend_on_device", lambda *_: False)
+    steps = []
+    honest = DeviceSteps.step
+    monkeypatch.setattr(DeviceSteps, "step", lambda self: steps.append(len(self.rates)) or honest(self))
+    spec, dataset = (
+        make_spec(TEXT.format(norms="[none, affine]", train=train, ghosts=0, noise=0), "model.activation=sigmoid"),
+        make_dataset(),
+    )
+    stack = stack_of(runs_of(spec, dataset))
+
+    def difference():
+        return bnexp.training.stacking_difference(stack, dataset, "cuda")
+
+    assert 0 <= difference() < 1e-5
+    assert steps == [8, 8, 1, 1, 1, 1]  # two steps of the stack, of its first and of its last run
+    monkeypatch.setitem(network.ACTIVATIONS, "sigmoid", sigmoid_by_place)
+    assert 1e-5 < difference() < 0.5
+    monkeypatch.setitem(network.ACTIVATIONS, "sigmoid", sigmoid_by_company)
+    assert difference() == math.inf
 
 
 def lose_the_device(monkeypatch, at):

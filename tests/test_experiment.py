@@ -70,7 +70,7 @@ def test_the_folder_has_the_layout_of_the_contract(finished):
     assert set(csvs(finished)) == {f"{name}.csv" for name in TABLES}
     meta = json.loads((finished / "meta.json").read_text())
     assert meta["schema"] == 2
-    assert meta["exact_stack"] is True
+    assert (meta["exact_stack"], meta["stack_difference"]) == (True, 0.0)
     shards = sorted(path.name for path in (finished / "shards").iterdir())
     assert meta["committed"] == dict.fromkeys(shards, 3)
     for shard in shards:

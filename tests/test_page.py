@@ -359,12 +359,21 @@ def test_settings_and_provenance(results):
     assert ("epochs", "3") in [(name, values) for name, values, _ in fixed]
     assert ("seeds", "0 to 5") in [(name, values) for name, values, _ in fixed]
     assert dict(provenance(results))["device"] == "<b>cpu</b>, 1 thread(s) per process"
-    for device, exact, words in (
-        ("cpu", True, "the same bytes on the same machine"),
-        ("cpu", False, "differs in its last bits"),
-        ("cuda (NVIDIA H200)", None, "the same GPU model, torch and stack sizes"),
+    gpu = "cuda (NVIDIA H200)"
+    for device, exact, difference, words in (
+        ("cpu", True, 0.0, "the same bytes on the same machine"),
+        ("cpu", False, 1e-7, "differs in its last bits"),
+        (gpu, None, None, "the same GPU model, torch and stack sizes; not"),
+        (gpu, True, 0.0, "stack sizes; alone, two runs of the first stack had the same bits"),
+        (
+            gpu,
+            False,
+            2.34e-7,
+            "stack sizes; alone, two runs of the first stack differed after three steps, by at most 2.3e-07",
+        ),
+        (gpu, False, None, "the same GPU model, torch and stack sizes; not"),
     ):
-        meta = {**results.meta, "device": device, "exact_stack": exact}
+        meta = {**results.meta, "device": device, "exact_stack": exact, "stack_difference": difference}
         said = dict(provenance(dataclasses.replace(results, meta=meta)))["again"]
         assert words in said
         assert "not promised elsewhere" in said
