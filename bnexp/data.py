@@ -19,7 +19,7 @@ validation take whole pairs, and what remains is still exactly symmetric. Label 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,12 +27,21 @@ import numpy.typing as npt
 
 from bnexp.errors import DataError
 from bnexp.generated import MAKERS
+from bnexp.own_files import read_csv, read_npz
 from bnexp.rng import stream
-from bnexp.sources import READERS, Array, Raw, Task
+from bnexp.sources import Array, Raw, Task, read_digits, read_images
 from bnexp.spec import DataFields
 
 TEST, VALIDATION = 0, 1  # index of the stream "split"
 BLOCK = 128  # rows scaled at a time: float64 copies stay in the cache
+READERS: dict[str, Callable[[DataFields], Raw]] = {
+    "digits": read_digits,
+    "mnist": read_images,
+    "fashion-mnist": read_images,
+    "csv": read_csv,
+    "npz": read_npz,
+    **MAKERS,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +80,7 @@ class Dataset:
 
 def load_dataset(fields: DataFields) -> Dataset:
     """Return the data set that the fields name, split and scaled; raise DataError if there is no such, or a bad one."""
-    raw = (READERS | MAKERS)[fields.name](fields)
+    raw = READERS[fields.name](fields)
     _check(raw, fields)
     if raw.test_features is None:
         raw = _split_test(raw, fields)

@@ -51,6 +51,13 @@ class Problem:
     line: str | None = None
     column: int | None = None
 
+    @classmethod
+    def pointing(cls, where: str, path: str, message: str, text: str, column: int, width: int = 100) -> Self:
+        """A problem at a column (from 1) of a line, which is cut around it; control characters become spaces."""
+        start = max(0, column - width // 2) if len(text) > width else 0
+        shown = "".join(char if char.isprintable() else " " for char in text[start : start + width])
+        return cls(where, path, message, shown, column - start)
+
     def __str__(self) -> str:
         field = f"{self.path}: " if self.path else ""
         text = f"{self.where}: error: {field}{self.message}"

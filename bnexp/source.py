@@ -65,15 +65,7 @@ def problem_at(document: Document, position: tuple[int, int], message: str, path
     """Build a Problem for a line and column (both from 1) of the document."""
     line, column = position
     text = document.lines[line - 1] if line <= len(document.lines) else ""
-    shown, shown_column = _clip(text, column)
-    return Problem(f"{document.name}:{line}:{column}", path, message, shown, shown_column)
-
-
-def _clip(text: str, column: int, width: int = 100) -> tuple[str, int]:
-    """Keep a long source line short around the caret; control characters become spaces."""
-    start = max(0, column - width // 2) if len(text) > width else 0
-    shown = "".join(char if char.isprintable() else " " for char in text[start : start + width])
-    return shown, column - start
+    return Problem.pointing(f"{document.name}:{line}:{column}", path, message, text, column)
 
 
 def read_file(path: Path) -> Document:

@@ -1,4 +1,4 @@
-"""Rows from somewhere else: the digits in the package, IDX images from a folder or the network, csv and npz files.
+"""Data sets of others: the digits in the package, IDX images from a folder or the network.
 
 Every reader returns a Raw: rows as stored, unscaled, with the test rows apart where the source keeps them apart.
 Nothing is unpickled, and no more memory is taken than a file really fills.
@@ -6,13 +6,11 @@ Nothing is unpickled, and no more memory is taken than a file really fills.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import math
 import os.path
 import zlib
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from io import BufferedReader
@@ -22,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bnexp.errors import DataError, did_you_mean
+from bnexp.errors import DataError
 from bnexp.spec import DataFields
 
 Array = npt.NDArray[Any]
@@ -231,11 +229,11 @@ def _idx_shape(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
     most = path.stat().st_size * (DEFLATE_RATIO if path.suffix == ".gz" else 1)
     if math.prod(shape) > most:
         raise _lying_header(path, shape, f"{path.stat().st_size} bytes cannot hold them")
-    _check_room(path, math.prod(shape))
+    check_room(path, math.prod(shape))
     return shape
 
 
-def _check_room(path: Path, size: int) -> None:
+def check_room(path: Path, size: int) -> None:
     """Raise DataError for more bytes than are read."""
     if size > MAX_BYTES:
         raise DataError(f"{path}: {size} bytes when unpacked, and at most {MAX_BYTES} are read; give a part of it")
@@ -255,251 +253,3 @@ def _read_at_most(stream: Stream, n: int) -> bytearray:
     while len(values) < n and (chunk := stream.read(min(CHUNK, n - len(values)))):
         values += chunk
     return values
-
-
-# Files of the user's own
-
-
-def read_csv(fields: DataFields) -> Raw:
-    """A csv file: a header, one column to predict, all others numeric features.
-
-    Rows are counted as a spreadsheet does: the header is row 1.
-    """
-    path = _own_file(fields)
-    _check_room(path, path.stat().st_size)
-    records = _csv_records(path)
-    header = _csv_header(path, next(records, (1, []))[1], fields.target)
-    column = header.index(fields.target or "")
-    names = header[:column] + header[column + 1 :]
-    features, texts, rows = array("d"), list[str](), list[int]()
-    for row, cells in records:
-        if len(cells) != len(header):
-            raise DataError(
-                f"{path}:row {row}: {len(cells)} cells, but the header has {len(header)}; quote cells that hold commas"
-            )
-        texts.append(cells.pop(column))
-        rows.append(row)
-        features.extend(_csv_number(path, row, name, cell) for name, cell in zip(names, cells, strict=True))
-    if not rows:
-        raise DataError(f"{path}: no rows below the header; at least a few are needed")
-    values = _csv_targets(fields, path, rows, texts)
-    task, classes, targets = interpret_targets(values, fields.task)
-    return Raw(str(path), task, classes, np.array(features).reshape(len(rows), -1), targets, scale="standardize")
-
-
-def _own_file(fields: DataFields) -> Path:
-    path = Path(fields.path or "")
-    if not os.path.isfile(path):  # Path.is_file raises where a name is too long or a folder closed
-        what = "is a folder, not a file" if os.path.isdir(path) else "no such file"
-        raise DataError(f"{path}: {what}; data.path must be a {fields.name} file")
-    return path
-
-
-def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Row numbers and stripped cells; blank lines are passed over."""
-    row = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            for row, cells in enumerate(csv.reader(stream, strict=True, skipinitialspace=True), 1):
-                if cells:
-                    yield row, [cell.strip() for cell in cells]
-    except UnicodeDecodeError:
-        raise DataError(f"{path}:line {_undecodable_line(path)}: not UTF-8 text; save the file as UTF-8") from None
-    except csv.Error as error:
-        raise DataError(f"{path}:row {row + 1}: not csv ({error}); check its quotes") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
-
-
-def _undecodable_line(path: Path) -> int:
-    """The first line (from 1) that is not UTF-8; the decoder itself knows only its own buffer."""
-    with path.open("rb") as stream:
-        for line, text in enumerate(stream, 1):
-            try:
-                text.decode("utf-8")
-            except UnicodeDecodeError:
-                return line
-    return 1
-
-
-def _csv_header(path: Path, header: list[str], target: str | None) -> list[str]:
-    if not header:
-        raise DataError(f"{path}:row 1: empty; the first row must name the columns")
-    for number, name in enumerate(header, 1):
-        if not name:
-            raise DataError(f"{path}:row 1, column {number}: has no name; name it, or remove it if it counts rows")
-        if name in header[: number - 1]:
-            raise DataError(f"{path}:row 1, column {name!r}: stands here twice; rename one")
-    if target not in header:
-        hint = did_you_mean(target or "", header) or f"; columns: {', '.join(header[:10])}"
-        hint += "; cells must be separated by commas" if len(header) == 1 else ""
-        raise DataError(f"{path}:row 1: no column {target!r} (data.target){hint}")
-    if len(header) == 1:
-        raise DataError(f"{path}:row 1: no column but the target; at least one feature is needed")
-    return header
-
-
-def _number(text: str) -> float | None:
-    """The number that a cell shows, finite or not, or none for text."""
-    try:
-        return None if "_" in text else float(text)
-    except ValueError:
-        return None
-
-
-def _csv_number(path: Path, row: int, name: str, text: str) -> float:
-    value = _number(text)
-    if value is not None and abs(value) <= FLOAT32_MAX:
-        return value
-    fault = "empty" if not text else f"{text!r} is not a number" if value is None else f"{text} is not a finite float32"
-    raise DataError(f"{path}:row {row}, column {name!r}: {fault}; give it a number, or remove the row or column")
-
-
-def _csv_targets(fields: DataFields, path: Path, rows: list[int], texts: list[str]) -> Array:
-    """The target column as numbers, booleans (true, false) or text."""
-    name, numbers = fields.target or "", [_number(text) for text in texts]
-    for row, text, number in zip(rows, texts, numbers, strict=True):
-        if not text or (number is not None and not abs(number) <= FLOAT32_MAX):
-            _csv_number(path, row, name, text)
-    if None not in numbers:
-        return np.array(numbers, np.float64)
-    if {text.lower() for text in texts} <= {"true", "false"} and fields.task != "regression":
-        return np.array([text.lower() == "true" for text in texts])
-    first = numbers.index(None)
-    # A slip of the pen in a column of numbers would otherwise turn every number into a class.
-    slip = fields.task == "auto" and numbers.count(None) < len(texts) and len(set(texts)) > INTEGER_CLASSES
-    if fields.task == "regression" or slip:
-        todo = "correct it" if fields.task == "regression" else "correct it, or say data.task: classification"
-        raise DataError(f"{path}:row {rows[first]}, column {name!r}: {texts[first]!r} is not a number; {todo}")
-    return np.array(texts, object)
-
-
-def interpret_targets(values: Array, task: str) -> tuple[Task, tuple[str, ...], Array]:
-    """Return the task, the classes (sorted) and the targets: class indices, or numbers as float64.
-
-    auto: text, booleans or at most 20 distinct integers are classes, anything else is a regression.
-    """
-    if task == "auto":
-        task = "classification" if _look_like_classes(values) else "regression"
-    if task == "regression":
-        return "regression", (), values.astype(np.float64)
-    distinct, indices = np.unique(values, return_inverse=True)
-    return "classification", tuple(_class_name(value) for value in distinct.tolist()), indices.astype(np.int64)
-
-
-def _look_like_classes(values: Array) -> bool:
-    if values.dtype.kind in "bO":
-        return True
-    whole = values.dtype.kind in "iu" or bool((values == np.rint(values)).all())
-    return whole and len(np.unique(values)) <= INTEGER_CLASSES
-
-
-def _class_name(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.17g}" if isinstance(value, float) else str(value)
-
-
-def read_npz(fields: DataFields) -> Raw:
-    """Arrays x_train, y_train, x_test, y_test, or x and y, from which test rows are then taken.
-
-    Features [n, …] are flattened to [n, D]; targets are [n] or [n, 1]. Rows in messages count from 0.
-    """
-    path = _own_file(fields)
-    x, y, *test = _npz_arrays(path)
-    parts = [_npz_part(path, x, y), *([_npz_part(path, *test)] if test else [])]
-    if len({features.shape[1] for features, _ in parts}) > 1:
-        raise DataError(f"{path}:array {test[0][0]!r}: not as many features as {x[0]!r}; save both alike")
-    if len({targets.dtype.kind == "O" for _, targets in parts}) > 1:
-        raise DataError(f"{path}:array {test[1][0]!r}: text against numbers in {y[0]!r}; save both alike")
-    values = np.concatenate([targets for _, targets in parts])
-    if fields.task == "regression" and values.dtype.kind in "bO":
-        raise DataError(f"{path}:array {y[0]!r}: not numbers, which data.task: regression needs; save it as floats")
-    task, classes, targets = interpret_targets(values, fields.task)
-    n = len(parts[0][0])
-    test_features, test_targets = (parts[1][0], targets[n:]) if test else (None, None)
-    return Raw(str(path), task, classes, parts[0][0], targets[:n], test_features, test_targets, scale="standardize")
-
-
-NamedArray = tuple[str, Array]
-
-
-def _npz_arrays(path: Path) -> list[NamedArray]:
-    split, whole = ["x_train", "y_train", "x_test", "y_test"], ["x", "y"]
-    try:
-        with path.open("rb") as stream:  # opened here, as numpy leaves a damaged archive open
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: a single array, not an archive; write it with numpy.savez(path, x=…, y=…)")
-            found = set(archive.files)
-            wanted = split if found >= set(split) else whole
-            if not found >= set(wanted):
-                raise DataError(f"{path}: {_npz_missing(found, split)}")
-            assert archive.zip is not None
-            members = {member.filename: member.file_size for member in archive.zip.infolist()}
-            _check_room(path, sum(members.get(f"{name}.npy", 0) for name in wanted))
-            arrays = [(name, archive[name]) for name in wanted]
-            if not all(isinstance(array, np.ndarray) for _, array in arrays):
-                raise ValueError("a member is no array")
-            return arrays
-    except DataError:
-        raise
-    except Exception as error:  # a damaged archive makes zipfile, zlib, ast and numpy raise almost anything
-        raise DataError(
-            f"{path}: cannot be read as npz ({error}); write it with numpy.savez, numbers and text only, no objects"
-        ) from None
-
-
-def _npz_missing(found: set[str], split: list[str]) -> str:
-    missing = [name for name in split if name not in found]
-    hint = did_you_mean(missing[0], found - set(split)) if len(missing) < len(split) else ""
-    shown = ", ".join(sorted(found)[:10]) or "nothing"
-    return f"needs arrays {', '.join(split)}, or x and y; it has {shown}{hint}"
-
-
-def _npz_part(path: Path, x: NamedArray, y: NamedArray) -> tuple[Array, Array]:
-    features, targets = _npz_features(path, *x), _npz_targets(path, *y)
-    if len(features) != len(targets):
-        raise DataError(f"{path}:array {y[0]!r}: {len(targets)} targets for {len(features)} rows of {x[0]!r}")
-    return features, targets
-
-
-def _npz_features(path: Path, name: str, values: Array) -> Array:
-    if values.dtype.kind not in "biuf":
-        raise DataError(f"{path}:array {name!r}: {values.dtype} is not a real number type; save numbers")
-    if values.ndim == 0 or values.size == 0:
-        raise DataError(f"{path}:array {name!r}: shape {values.shape} has no rows of features; save [rows, features]")
-    features = values.reshape(len(values), -1)
-    _require_finite(path, name, features)
-    return features
-
-
-def _npz_targets(path: Path, name: str, values: Array) -> Array:
-    if values.dtype.kind not in "biufU":
-        raise DataError(f"{path}:array {name!r}: {values.dtype} is neither numbers nor text; save one of these")
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1:
-        raise DataError(f"{path}:array {name!r}: shape {values.shape}; one target per row is needed, not one-hot rows")
-    if values.dtype.kind == "U":
-        return values.astype(object)
-    _require_finite(path, name, values[:, None])
-    return values
-
-
-def _require_finite(path: Path, name: str, rows: Array) -> None:
-    if rows.dtype == np.float16:
-        rows = rows.astype(np.float32)
-    if rows.dtype.kind == "f" and len(bad := np.argwhere(~(np.abs(rows) <= FLOAT32_MAX))):
-        row, column = bad[0]
-        place = f"{path}:array {name!r}, row {row}, feature {column} (from 0)"
-        raise DataError(f"{place}: {rows[row, column]} is not a finite float32; correct it or remove the row")
-
-
-READERS: dict[str, Callable[[DataFields], Raw]] = {
-    "digits": read_digits,
-    "mnist": read_images,
-    "fashion-mnist": read_images,
-    "csv": read_csv,
-    "npz": read_npz,
-}
