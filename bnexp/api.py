@@ -14,10 +14,10 @@ from pandas import DataFrame
 
 from bnexp import source
 from bnexp.comparison import claim_records, compare_runs, effect_records, list_claims, speed_records, to_records
-from bnexp.console import Progress
 from bnexp.errors import DeviceLost, TrainingFailed, UsageError, did_you_mean
 from bnexp.experiment import Request, run_experiment
 from bnexp.loading import load_spec, resolve
+from bnexp.progress import Progress
 from bnexp.results import Results, load_results
 from bnexp.spec import Spec
 

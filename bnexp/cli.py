@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Callable
@@ -150,20 +151,20 @@ def train(
         raise errors.UsageError("--overwrite deletes the folder and the other option keeps it: use one of them")
     if not dry_run and workers != "1" and device in ("auto", "cpu") and available_cores() > 1:
         warm_up()
-    from bnexp import console
     from bnexp.loading import load_spec
+    from bnexp.progress import Progress
 
     spec = load_spec(config, overrides or ())
     from bnexp.experiment import Request, command_line, run_experiment
 
     number = _workers(workers)
     request = Request(out, device, number, extend, overwrite, restart_unfinished, fail_fast, max_runs, command_line())
-    observer = console.Progress(silent=quiet or dry_run)
+    observer = Progress(silent=quiet or dry_run)
     if not (dry_run or quiet):  # the libraries of the comparison load while workers train
         threading.Thread(target=importlib.import_module, args=("bnexp.comparison",), daemon=True).start()
     summary = run_experiment(spec, request, observer, dry_run=dry_run)
     if dry_run:
-        console.print_outline(summary.outline, as_json)
+        _print_plan(summary, ["train", str(config), *(overrides or ())], out, as_json)
         return
     _report_training(summary, as_json, quiet, verbose)
 
@@ -312,8 +313,9 @@ def doctor(
     """
     from bnexp import console, console_listing
     from bnexp.health import examine
+    from bnexp.progress import Progress
 
-    findings = examine(console.Progress(silent=True))
+    findings = examine(Progress(silent=True))
     if as_json:
         console.print_json({"findings": [finding._asdict() for finding in findings]})
     elif not console_listing.print_findings(findings):
@@ -359,15 +361,23 @@ def check(
 
     Every mistake of the spec, its data and its claims is shown with its place (exit code 2).
     """
-    from bnexp import console
     from bnexp.loading import load_spec
 
     spec = load_spec(config, overrides or ())
-    from bnexp.claims import resolve_claims
     from bnexp.experiment import Request, run_experiment
+    from bnexp.progress import Progress
 
-    summary = run_experiment(spec, Request(out, max_runs=max_runs), console.Progress(silent=True), dry_run=True)
-    console.print_check(summary.outline, resolve_claims(spec), as_json)
+    summary = run_experiment(spec, Request(out, max_runs=max_runs), Progress(silent=True), dry_run=True)
+    _print_plan(summary, ["train", str(config), *(overrides or ())], out, as_json)
+
+
+def _print_plan(summary: Summary, arguments: list[str], out: Path | None, as_json: bool) -> None:
+    """What would run, what each claim asks of it, and the command that does it."""
+    from bnexp import console
+    from bnexp.claims import resolve_claims
+
+    then = shlex.join(["bnexp", *arguments, *(["--out", str(out)] if out else [])])
+    console.print_plan(summary, resolve_claims(summary.outline.spec), as_json, then)
 
 
 @app.command()

@@ -1,24 +1,20 @@
-"""What people see in a terminal: progress, tables, one-line errors. Results go to stdout, all else to stderr."""
+"""What people see in a terminal: tables, plans, one-line errors. Results go to stdout, all else to stderr."""
 
 from __future__ import annotations
 
-import functools
 import io
 import itertools
 import re
+import shlex
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions
 from rich.padding import Padding
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
@@ -27,17 +23,15 @@ from bnexp.untrusted import visible
 if TYPE_CHECKING:
     from bnexp.claims import Question
     from bnexp.comparison import ClaimRow, Comparison
-    from bnexp.executors import Message
-    from bnexp.experiment import Outline, Summary
+    from bnexp.errors import Problem
+    from bnexp.experiment import Summary
     from bnexp.glossary import Word
-    from bnexp.plan import Stack
     from bnexp.results import Results
     from bnexp.sheets import Sheet
 
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 MOST_QUESTIONS = 100  # that check prints
 MOST_LETTERS = 1000  # of a line of a message: what it quotes may be of any length
-LINE_SECONDS = 30.0  # off a terminal: a line at least this often
 PLAIN_WIDTH = 120  # columns of a table that is not printed on a terminal
 
 
@@ -78,91 +72,9 @@ def print_error(message: str) -> None:
     open_console(stderr=True).print(printable(text), soft_wrap=True)
 
 
-def _whatever_the_terminal_says(method: Callable[..., None]) -> Callable[..., None]:
-    """Training goes on where its progress cannot be shown: stderr may be full, or its reader gone."""
-
-    @functools.wraps(method)
-    def shown(*arguments: Any) -> None:
-        with suppress(OSError, ValueError):
-            method(*arguments)
-
-    return shown
-
-
-class Progress:
-    """One line for the study while it trains; off a terminal, a plain line every tenth."""
-
-    def __init__(self, silent: bool = False) -> None:
-        self.silent = silent
-        self.console = open_console(stderr=True)
-        self.bar: Bar | None = None
-
-    @_whatever_the_terminal_says
-    def begin(self, outline: Outline) -> None:
-        """Say what starts."""
-        self.epochs = [0] * len(outline.stacks)
-        self.alive = [len(stack.runs) for stack in outline.stacks]
-        self.place = {stack: index for index, stack in enumerate(outline.stacks)}
-        self.total = sum(len(s.runs) * max(1, s.structure.epochs) for s in outline.stacks)
-        self.runs, self.done = sum(len(s.runs) for s in outline.stacks), 0
-        self.name, self.began, self.last, self.shown = outline.spec.name, time.monotonic(), time.monotonic(), 0
-        if self.silent or not self.total:
-            return
-        if self.console.is_terminal:
-            columns = ("{task.description}", "{task.fields[runs]} runs", "{task.fields[loss]}", "{task.fields[lost]}")
-            name, *others = (TextColumn(column) for column in columns)
-            self.bar = Bar(
-                name, BarColumn(bar_width=None), *others, TimeRemainingColumn(), console=self.console, expand=True
-            )
-            self.task = self.bar.add_task(self.name[:20], total=self.total, runs=f"0/{self.runs}", loss="", lost="")
-            self.bar.start()
-        else:
-            done = f", {outline.done} finished before" if outline.done else ""
-            self._line(f"{self.name}: {self.runs} runs on {outline.device}, {outline.workers} workers{done}")
-
-    @_whatever_the_terminal_says
-    def epoch(self, stack: Stack, message: Message) -> None:
-        """Move the line."""
-        if self.silent or message.error:
-            return
-        at = self.place[stack]
-        self.epochs[at], self.alive[at] = message.epoch, message.alive
-        if message.outcomes is not None:
-            self.done += sum(len(stack.shards[place].runs) for place in message.shards)
-        if message.done:
-            self.epochs[at] = max(1, stack.structure.epochs)
-        fraction = sum(n * len(s.runs) for s, n in zip(self.place, self.epochs, strict=True)) / self.total
-        lost = sum(len(s.runs) for s in self.place) - sum(self.alive)
-        if self.bar is not None:
-            self.bar.update(
-                self.task,
-                completed=fraction * self.total,
-                runs=f"{self.done}/{self.runs}",
-                loss=_loss(message),
-                lost=f"{lost} diverged" if lost else "",
-            )
-        elif int(10 * fraction) > self.shown or time.monotonic() - self.last > LINE_SECONDS:
-            self.shown, self.last = int(10 * fraction), time.monotonic()
-            left = (self.last - self.began) * (1 - fraction) / max(fraction, 1e-9)
-            self._line(
-                f"{self.name}: {100 * fraction:3.0f} %, {self.done}/{self.runs} runs, {_loss(message)}, "
-                f"{lost} diverged, {left:.0f} s left"
-            )
-
-    @_whatever_the_terminal_says
-    def end(self) -> None:
-        """Take the line away."""
-        if self.bar is not None:
-            self.bar.stop()
-
-    def _line(self, text: str) -> None:
-        self.console.print(printable(text), soft_wrap=True)
-
-
-def _loss(message: Message) -> str:
-    return (
-        "loss –" if message.loss != message.loss else f"loss {message.loss:.2g}"
-    )  # before the first step there is none
+def print_problem(console: Console, problem: Problem) -> None:
+    """A problem with its place and a caret."""
+    console.print(printable(str(problem)), soft_wrap=True)
 
 
 # --- comparisons ------------------------------------------------------------------------------------------------------
@@ -299,6 +211,7 @@ def summary_record(summary: Summary) -> dict[str, Any]:
         "seconds": round(summary.seconds, 3),
         "device": outline.device,
         "workers": outline.workers,
+        "warnings": [str(problem) for problem in summary.warnings],
     }
 
 
@@ -332,12 +245,14 @@ def print_summary(summary: Summary, quiet: bool) -> None:
             "warning: on this machine a stacked run differs from the same run alone in its last bits (exact_stack)"
         )
         open_console(stderr=True).print(printable(warning), soft_wrap=True)
-    text = f"{outline.spec.name}: {done} → {outline.folder}\nnext: bnexp report {outline.folder}"
-    open_console(stderr=True).print(printable(text), soft_wrap=True)
+    open_console(stderr=True).print(printable(f"{outline.spec.name}: {done} → {outline.folder}"), soft_wrap=True)
+    print_next(shlex.join(["bnexp", "report", str(outline.folder)]))
 
 
-def outline_record(outline: Outline) -> dict[str, Any]:
+def plan_record(summary: Summary) -> dict[str, Any]:
     """What would run, as plain data."""
+    outline = summary.outline
+    sizes = [run.structure.n_parameters(run.switches, run.setting.train.only) for run in outline.runs]
     return {
         "name": outline.spec.name,
         "folder": str(outline.folder),
@@ -347,45 +262,71 @@ def outline_record(outline: Outline) -> dict[str, Any]:
         "finished": outline.done,
         "to_train": sum(len(stack.runs) for stack in outline.stacks),
         "stacks": [len(stack.runs) for stack in outline.stacks],
+        "parameters": {"least": min(sizes), "most": max(sizes)},
         "device": outline.device,
         "workers": outline.workers,
-        "estimated_seconds": round(outline.seconds, 1),
+        "estimated_seconds": None if outline.seconds is None else round(outline.seconds, 1),
+        "warnings": [str(problem) for problem in summary.warnings],
     }
 
 
-def print_outline(outline: Outline, as_json: bool) -> None:
-    """What would run."""
-    record = outline_record(outline)
-    if as_json:
-        print_json(record)
-        return
-    console = open_console()
-    for key, value in record.items():
-        shown = _stack_sizes(value) if isinstance(value, list) else str(value)
-        console.print(printable(f"{key.replace('_', ' '):>18}  {shown}"))
-
-
-def _stack_sizes(sizes: Sequence[int]) -> str:
-    """40 × 32 runs, 1 × 16 runs."""
-    counts = Counter(sizes).items()
-    return ", ".join(f"{count} × {size} runs" for size, count in sorted(counts, reverse=True)) or "none"
-
-
-def print_check(outline: Outline, questions: Sequence[Question], as_json: bool) -> None:
-    """What would run, and what each claim asks of it."""
+def print_plan(summary: Summary, questions: Sequence[Question], as_json: bool, then: str) -> None:
+    """What would run, what each claim asks of it, and the command ``then`` that does it."""
     from bnexp import claim_wording
 
-    n = len(outline.spec.seeds)
+    record, n = plan_record(summary), len(summary.outline.spec.seeds)
     if as_json:
         claims = [claim_wording.planned_record(question, n) for question in questions]
-        print_json({**outline_record(outline), "claims": claims})
+        print_json({**record, "claims": claims})
         return
-    print_outline(outline, as_json=False)
     console = open_console()
+    for what, text in _plan_lines(record):
+        console.print(printable(f"{what:>14}  {text}"), soft_wrap=True)
     for question in questions[:MOST_QUESTIONS]:
         _print_block(console, claim_wording.heading(question), claim_wording.planned_lines(question, n))
     if len(questions) > MOST_QUESTIONS:
         console.print(printable(f"\nand {len(questions) - MOST_QUESTIONS} more questions; --json has them all"))
+    print_next(then)
+
+
+def _plan_lines(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    sizes, seconds = record["parameters"], record["estimated_seconds"]
+    finished = f", of which {record['finished']} are finished" if record["finished"] else ""
+    stacks = f" in {_stack_sizes(record['stacks'])}" if record["stacks"] else ""
+    counts = f"{sizes['least']} to {sizes['most']}" if sizes["least"] < sizes["most"] else str(sizes["most"])
+    return [
+        ("name", record["name"]),
+        ("folder", record["folder"]),
+        ("runs", f"{record['runs']} = {record['settings']} settings × {record['seeds']} seeds{finished}"),
+        ("to train", f"{record['to_train']}{stacks}"),
+        ("parameters", f"{counts} a run"),
+        ("device", f"{record['device']}, {record['workers']} worker{'s' if record['workers'] > 1 else ''}"),
+        ("estimated time", "unknown on a GPU" if seconds is None else f"{duration(seconds)}, roughly"),
+    ]
+
+
+def _stack_sizes(sizes: Sequence[int]) -> str:
+    """41 stacks: 40 × 32 runs, 1 × 16 runs."""
+    counts = sorted(Counter(sizes).items(), reverse=True)
+    listed = ", ".join(f"{count} × {size}" for size, count in counts[:4])
+    more = ", …" if counts[4:] else ""
+    return f"{len(sizes)} stack{'s' if len(sizes) > 1 else ''} ({listed}{more} runs)"
+
+
+def duration(seconds: float) -> str:
+    """``0.3 s``, ``12 s``, ``3:07 min`` or ``2:05 h``."""
+    if 0 < seconds < 1:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def print_next(command: str) -> None:
+    """What to type next, on stderr."""
+    open_console(stderr=True).print(printable(f"next: {command}"), soft_wrap=True)
 
 
 def print_hints(hints: Sequence[str]) -> None:
@@ -398,4 +339,4 @@ def print_written(paths: Sequence[Path], then: str = "") -> None:
     """Which files were written, and what to type next."""
     open_console().print(printable("\n".join(str(path) for path in paths)), soft_wrap=True)
     if then:
-        open_console(stderr=True).print(printable(f"next: {then}"), soft_wrap=True)
+        print_next(then)

@@ -39,7 +39,7 @@ class UsageError(BnexpError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a spec.
+    """One mistake in a spec, or with kind ``warning`` what is allowed and probably not meant.
 
     ``where`` is ``file:line:column`` or ``override 'text'``; ``path`` the dotted field; ``line`` and ``column``, from
     1, locate the source line that is shown with a caret.
@@ -50,6 +50,7 @@ class Problem:
     message: str
     line: str | None = None
     column: int | None = None
+    kind: str = "error"
 
     @classmethod
     def pointing(cls, where: str, path: str, message: str, text: str, column: int, width: int = 100) -> Self:
@@ -60,7 +61,7 @@ class Problem:
 
     def __str__(self) -> str:
         field = f"{self.path}: " if self.path else ""
-        text = f"{self.where}: error: {field}{self.message}"
+        text = f"{self.where}: {self.kind}: {field}{self.message}"
         if self.line is None or self.column is None:
             return text
         return f"{text}\n    {self.line}\n    {' ' * (self.column - 1)}^"

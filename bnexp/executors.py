@@ -31,6 +31,7 @@ from bnexp.recording import Epoch, Options
 from bnexp.spec import DataFields
 from bnexp.tables import encode, outcome_values
 from bnexp.training import stacking_difference, train
+from bnexp.traps import Flat, flat_units
 from bnexp.workers import Shared, one_thread, receive, start_worker
 
 REPLACEMENTS = 3  # of a worker that is gone, before its stack is given up
@@ -82,6 +83,7 @@ class Message(NamedTuple):
     lost: bool = False  # its workers ended again and again, or not one shard of it fits into memory
     device_lost: bool = False  # nothing in this process can use the device any more
     seconds: float = 0.0
+    flat: Sequence[Flat] = ()  # units that a norm makes constant, of networks that have just begun
     difference: float | None = None  # of the first stack, what ``stacking_difference`` finds on this device
     error: str = ""
 
@@ -278,6 +280,7 @@ def _train_part(
     began = sent = time.perf_counter()
     dataset = job.datasets[stack.structure.data]
     difference = stacking_difference(here, dataset, job.device) if index == 0 else None
+    flat = flat_units(here.runs, job.datasets) if here.epoch is None else []
     waiting: list[dict[str, str]] = [{} for _ in part]
     for epoch in train(here, dataset, job.device, job.options, saved=saved):
         if epoch.records:
@@ -289,11 +292,13 @@ def _train_part(
         if epoch.outcomes is not None or asked or now - sent > MESSAGE_EVERY:
             sent = now
             alive = sum(epoch.alive) + others
-            message = Message(index, epoch.number, waiting, epoch.loss, alive, shards=part, difference=difference)
+            message = Message(
+                index, epoch.number, waiting, epoch.loss, alive, shards=part, flat=flat, difference=difference
+            )
             if epoch.outcomes is not None or asked:
                 message = _with_arrays(message, here, epoch, job)._replace(seconds=now - began)
             yield message
-            waiting = [{} for _ in part]
+            waiting, flat = [{} for _ in part], []
 
 
 def _with_arrays(message: Message, stack: Stack, epoch: Epoch, job: Job) -> Message:

@@ -21,17 +21,19 @@ from bnexp.claim_checks import check_claims
 from bnexp.commits import Commit, Content
 from bnexp.continuation import kept_shards
 from bnexp.data import Dataset, load_dataset
-from bnexp.errors import DeviceUnavailable, StorageError, UsageError
+from bnexp.errors import DeviceUnavailable, Problem, StorageError, UsageError
+from bnexp.estimate import study_seconds
 from bnexp.executors import Begun, Job, Message, Messages, answered, run_stacks
 from bnexp.interruption import Interruption
 from bnexp.layout import RUNS, SHARDS, SPEC, setting_columns
 from bnexp.origin import checksums, computed_by, device_name, git_state, versions
-from bnexp.plan import DataShape, Run, Shard, Stack, make_plan, make_runs
+from bnexp.plan import DataShape, Run, Shard, Stack, Structure, make_plan, make_runs
 from bnexp.recording import Options
 from bnexp.shard_files import ShardFiles, load_arrays
 from bnexp.spec import SYNTHETIC, DataFields, Spec
 from bnexp.stacks import DEVICE_WORKERS, WORKER_SECONDS, estimated_seconds, make_stacks
 from bnexp.tables import study_tables
+from bnexp.traps import flat_units
 from bnexp.workers import available_cores
 
 MAX_DATASETS = 100  # assumption; they all lie in memory while a study trains
@@ -66,7 +68,7 @@ class Outline:
     runs: tuple[Run, ...]
     done: int  # runs that were finished before
     stacks: tuple[Stack, ...]
-    seconds: float  # a rough estimate on this many workers
+    seconds: float | None  # a rough estimate on this many workers; None where there is none, on a GPU
 
 
 class Observer(Protocol):
@@ -74,6 +76,9 @@ class Observer(Protocol):
 
     def begin(self, outline: Outline) -> None:
         """Training starts."""
+
+    def warn(self, problem: Problem) -> None:
+        """Something is allowed and probably not meant."""
 
     def epoch(self, stack: Stack, message: Message) -> None:
         """A stack finished an epoch, or (with outcomes) its last one."""
@@ -90,6 +95,7 @@ class Summary:
     seconds: float = 0.0
     trained: int = 0
     stack_difference: float | None = None  # see ``training.stacking_difference``; None: nothing was trained
+    warnings: list[Problem] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     lost: bool = False  # workers ended again and again, or memory did not suffice
 
@@ -106,14 +112,19 @@ def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bo
     folder = request.out or Path("results") / spec.name
     if dry_run:
         kept = kept_shards(folder, spec, runs, request, datasets, device, locked=False)
-        return Summary(_outline(spec, folder, device, runs, make_plan(runs, _ids(kept)), kept, request))
+        outline = _outline(spec, folder, device, runs, make_plan(runs, _ids(kept)), kept, request, datasets)
+        waiting = [run for stack in outline.stacks if stack.epoch is None for run in stack.runs]
+        summary = Summary(outline, warnings=[one.warning(spec) for one in flat_units(waiting, datasets)])
+        for problem in summary.warnings:
+            observer.warn(problem)
+        return summary
     with store.locked(folder) as still_there:
         kept = kept_shards(folder, spec, runs, request, datasets, device)
         if request.overwrite:
             store.clear(folder)
         store.tidy_up(folder, kept)
         shards = make_plan(runs, _ids(kept))
-        outline = _outline(spec, folder, device, runs, shards, kept, request)
+        outline = _outline(spec, folder, device, runs, shards, kept, request, datasets)
         study = _Study(outline, datasets, request, observer, kept, still_there)
         study.write_description()
         if outline.stacks or not study.is_assembled():
@@ -201,6 +212,7 @@ class _Study:
         self.commits = dict(kept)
         self.writers: dict[str, ShardFiles] = {}
         self.next_commit: dict[int, float] = {}  # of a stack, when it is due
+        self.warned: set[Structure] = set()  # of units that a norm makes constant
         self.tables = study_tables(self.spec, {dataset.task for dataset in datasets.values()})
         self.summary = Summary(outline)
         self.began = time.perf_counter()
@@ -264,6 +276,11 @@ class _Study:
 
     def keep(self, stack: Stack, message: Message) -> bool:
         """Keep what a message brings, and commit where it brings a checkpoint; whether one of the stack is wanted."""
+        for one in message.flat:
+            if one.run.structure not in self.warned:
+                self.warned.add(one.run.structure)
+                self.summary.warnings.append(one.warning(self.spec))
+                self.observer.warn(self.summary.warnings[-1])
         if message.difference is not None:
             self.summary.stack_difference = message.difference
         # A worker that is lost may have finished some of its stack's shards.
@@ -389,18 +406,19 @@ def _outline(
     shards: Sequence[Shard],
     kept: Mapping[str, Commit],
     request: Request,
+    datasets: Mapping[DataFields, Dataset],
 ) -> Outline:
     """Join the shards that are left into stacks and decide on workers."""
     left = [shard for shard in shards if shard.name not in kept or not kept[shard.name].done]
     workers = request.workers or (available_cores() if device == "cpu" else DEVICE_WORKERS if device == "cuda" else 1)
     reached = {name: commit.epoch for name, commit in kept.items()}
     stacks = make_stacks(left, workers, _room(device, workers), reached)
-    seconds = sum(map(estimated_seconds, stacks))
-    if request.workers is None and seconds < WORKER_SECONDS:
+    if request.workers is None and sum(map(estimated_seconds, stacks)) < WORKER_SECONDS:
         workers = 1
     workers = max(1, min(workers, len(stacks)))
     done = sum(len(commit.ids) for commit in kept.values() if commit.done)
-    return Outline(spec, folder, device, workers, runs, done, tuple(stacks), seconds / workers)
+    seconds = study_seconds(stacks, Options.of(spec), datasets, workers) if device == "cpu" else None
+    return Outline(spec, folder, device, workers, runs, done, tuple(stacks), seconds)
 
 
 def _room(device: str, workers: int) -> int | None:

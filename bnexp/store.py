@@ -11,6 +11,8 @@ import json
 import os
 import re
 import socket
+import sys
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -30,6 +32,8 @@ from bnexp.plan import SHARD_NAME, Run, setting_id, shard_name
 from bnexp.shard_files import check, load_arrays, tidy
 from bnexp.spec import Setting
 from bnexp.tables import first_field, header, line, outcome_header, run_values
+
+SIGNED_WITHIN = 2.0  # seconds after which who took the lock has said so, or will not
 
 
 @contextmanager
@@ -81,12 +85,30 @@ class _StillThere:
 
 
 def _holder(folder: Path) -> str:
-    """Who holds the lock, as far as that is known."""
+    """Who holds the lock, as far as that is known: it may have been taken this moment, and not be signed yet."""
+    latest = time.monotonic() + SIGNED_WITHIN
+    while True:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            said = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+            pid, host = int(said["pid"]), str(said["host"])
+            if host != socket.gethostname() or _lives(pid):
+                return f" (process {pid} on {host[:64]!r})"
+        if time.monotonic() > latest:
+            return ""
+        time.sleep(0.01)
+
+
+def _lives(pid: int) -> bool:
+    """Whether there is such a process here: what one that was killed has signed is still there."""
+    if sys.platform == "win32":  # asking would end it there
+        return True
     try:
-        said = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-        return f" (process {int(said['pid'])} on {str(said['host'])[:64]!r})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:

@@ -8,12 +8,15 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 from faulty_disk import HOWS, FailsAt, Killed, Remembers, lay_out
@@ -28,7 +31,7 @@ import bnexp.shard_files
 import bnexp.store
 from bnexp import files
 from bnexp.cli import app
-from bnexp.errors import BnexpError, DamagedResults, StorageError, UsageError
+from bnexp.errors import BnexpError, DamagedResults, FolderInUse, StorageError, UsageError
 from bnexp.experiment import Request, run_experiment
 from bnexp.plan import Shard, Stack
 from bnexp.results import load_results
@@ -357,6 +360,32 @@ def test_of_two_processes_one_runs(tmp_path, counted):
         with bnexp.store.locked(tmp_path / "out"):  # free at once
             pass
     counted(f"races of two processes: {by_size(3, 50)}, one ran, one exited 6")
+
+
+@pytest.mark.parametrize("before", [None, "of nobody"])
+def test_the_holder_is_named_even_if_it_signs_late(tmp_path, before):
+    """It took the lock a moment ago; what one that was killed has signed may still be there."""
+    folder, holder = tmp_path / "out", tmp_path / "out" / ".holder"
+    folder.mkdir()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    host = socket.gethostname()
+    if before:
+        holder.write_text(json.dumps({"pid": gone.pid, "host": host}))
+    signs = threading.Timer(0.3, holder.write_text, [json.dumps({"pid": os.getppid(), "host": host})])
+    with filelock.FileLock(folder / ".lock"):
+        signs.start()
+        with pytest.raises(FolderInUse, match=f"process {os.getppid()} on"), bnexp.store.locked(folder):
+            pass
+    signs.join()
+
+
+def test_nobody_is_named_if_nobody_signs(tmp_path, monkeypatch):
+    monkeypatch.setattr(bnexp.store, "SIGNED_WITHIN", 0.1)
+    bnexp.store.files.make_folder(tmp_path / "out")
+    with filelock.FileLock(tmp_path / "out" / ".lock"), pytest.raises(FolderInUse, match="another bnexp is writing"):
+        with bnexp.store.locked(tmp_path / "out"):
+            pass
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------

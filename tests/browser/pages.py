@@ -56,6 +56,9 @@ class Silent:
     def epoch(self, stack, message):
         pass
 
+    def warn(self, problem):
+        pass
+
     def end(self):
         pass
 

@@ -41,6 +41,9 @@ class Quiet:
         if message.outcomes is not None:
             print(f"{stack.runs[-1].id}", flush=True)
 
+    def warn(self, problem: Any) -> None:
+        print(problem)
+
     def end(self) -> None:
         pass
 

@@ -1,0 +1,63 @@
+"""How long a study will take, roughly, before it begins. What costs what was measured on one machine: LOG.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bnexp.data import Dataset
+from bnexp.plan import Stack, Structure
+from bnexp.recording import Options
+from bnexp.spec import DataFields
+from bnexp.stacks import estimated_seconds
+
+START = 0.9  # seconds: imports, workers, and putting the CSVs together
+PRODUCTS, ACTIVATION = 150e9, 1.5e-9  # operations a second; seconds an activation
+READING = 30e-6  # seconds of a run's epoch for rows of CSV, whatever is measured
+# Seconds of a run's reading at 128 hidden units; measures are taken to cost in proportion to units.
+MEASURES = {
+    "activations": 75e-6,
+    "parameters": 50e-6,
+    "shift": 600e-6,
+    "ics": 80e-6,
+    "landscape": 800e-6,
+    "identity": 1000e-6,
+    "rank": 1000e-6,
+    "gradients": 120e-6,
+    "predictions": 50e-6,
+}
+
+
+def study_seconds(
+    stacks: Sequence[Stack], options: Options, datasets: Mapping[DataFields, Dataset], workers: int
+) -> float:
+    """Seconds from the command to its end on so many workers of a CPU; 0 where nothing is left to train."""
+    if not stacks:
+        return 0.0
+    work = sum(
+        estimated_seconds(stack) + len(stack.runs) * _watching(stack, options, datasets[stack.structure.data])
+        for stack in stacks
+    )
+    return START + work / workers
+
+
+def _watching(stack: Stack, options: Options, dataset: Dataset) -> float:
+    """Seconds of one run for evaluations and measures."""
+    structure = stack.structure
+    epochs = structure.epochs - (stack.epoch or 0)
+    held_out, fitted = len(dataset.test) + len(dataset.validation), len(dataset.train)
+    rows = _times(options.evaluate_every, epochs) * held_out * len(options.evaluate)
+    rows += _times(options.fit_every, epochs) * fitted
+    units = sum(structure.hidden) / 128
+    readings = sum(_times(every["every"], epochs) * units * MEASURES[name] for name, every in options.measure.items())
+    return rows * _row_seconds(structure) + readings + _times(options.evaluate_every, epochs) * READING
+
+
+def _times(every: int, epochs: int) -> int:
+    """How often something is read; every 0 epochs: at the first and the last."""
+    return 2 if every == 0 else 1 + epochs // every
+
+
+def _row_seconds(structure: Structure) -> float:
+    """Seconds of one row forward through one network."""
+    weights = sum(a * b for a, b in zip(structure.widths, structure.widths[1:], strict=False))
+    return 2 * weights / PRODUCTS + sum(structure.hidden) * ACTIVATION

@@ -1,0 +1,272 @@
+"""What people see while a study trains: one line for all of it, on a terminal, in a notebook, or in a log.
+
+A terminal and a notebook have a line that changes; a log has a line at every tenth of the work, and at least every
+half minute.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from bnexp.console import duration, open_console, print_problem, printable
+
+if TYPE_CHECKING:
+    from bnexp.errors import Problem
+    from bnexp.executors import Message
+    from bnexp.experiment import Outline
+    from bnexp.plan import Stack
+
+LINE_SECONDS = 30.0  # off a terminal: a line at least this often
+LEAST_BAR = 10  # columns; where there are fewer the bar is left out
+REFRESHES = 4  # a second
+
+
+class Standing(NamedTuple):
+    """How far a study is. ``share``: of the estimated work; ``left``: seconds, none before there is a speed."""
+
+    share: float
+    runs: int
+    of_runs: int
+    epochs: int
+    of_epochs: int
+    loss: float
+    diverged: int
+    left: float | None
+
+
+class Tally:
+    """Counts what stacks report.
+
+    The time left is what the workers would need for the rest, each taking the next stack when it is free, at the speed
+    that they had since the first report: the time that starting takes says nothing of what follows. The work in a stack
+    is what ``estimated_seconds`` takes it for.
+    """
+
+    def __init__(self, outline: Outline) -> None:
+        from bnexp.stacks import estimated_seconds
+
+        self.stacks, self.workers = outline.stacks, outline.workers
+        self.work = [estimated_seconds(stack) or 1e-9 for stack in self.stacks]
+        self.place = {stack: index for index, stack in enumerate(self.stacks)}
+        self.begun = [stack.epoch or 0 for stack in self.stacks]
+        self.reached, self.alive = list(self.begun), [len(stack.runs) for stack in self.stacks]
+        self.finished, self.runs, self.loss = [False] * len(self.stacks), 0, float("nan")
+        self.first = 0.0  # work that was done when the first report came
+        self.busy, self.last = 0.0, float("nan")  # seconds of workers since then; when the last report came
+
+    def report(self, stack: Stack, message: Message, now: float) -> None:
+        """Take a message in; ``now`` in seconds of any clock."""
+        at, working = self.place[stack], min(self.workers, len(self.stacks) - sum(self.finished))
+        self.reached[at], self.alive[at] = max(self.begun[at], message.epoch), message.alive
+        if message.outcomes is not None:
+            self.runs += sum(len(stack.shards[place].runs) for place in message.shards)
+        if message.loss == message.loss:
+            self.loss = message.loss
+        self.finished[at] |= message.done
+        if self.last != self.last:
+            self.first = sum(self.work) - sum(self._rest())
+        else:
+            self.busy += working * (now - self.last)
+        self.last = now
+
+    def _rest(self) -> list[float]:
+        """The work that is left in each stack that is not finished."""
+        rest = []
+        for at, stack in enumerate(self.stacks):
+            epochs = stack.structure.epochs - self.begun[at]
+            part = (self.reached[at] - self.begun[at]) / epochs if epochs else 0.0
+            if not self.finished[at]:
+                rest.append(self.work[at] * (1 - part))
+        return rest
+
+    def standing(self, now: float) -> Standing:
+        """How far the study is."""
+        sizes, rest, left = [len(stack.runs) for stack in self.stacks], self._rest(), None
+        done = sum(self.work) - sum(rest) - self.first
+        if done > 0:
+            loads = [0.0] * self.workers
+            for work in rest:
+                loads[loads.index(min(loads))] += work
+            left = max(0.0, max(loads) * self.busy / done - (now - self.last))
+        ends = [stack.structure.epochs for stack in self.stacks]
+        of_epochs = sum(n * (end - at) for n, end, at in zip(sizes, ends, self.begun, strict=True))
+        epochs = sum(n * (reached - at) for n, reached, at in zip(sizes, self.reached, self.begun, strict=True))
+        share, diverged = 1 - sum(rest) / sum(self.work), sum(sizes) - sum(self.alive)
+        return Standing(share, self.runs, sum(sizes), epochs, of_epochs, self.loss, diverged, left)
+
+
+def words_of(standing: Standing) -> list[tuple[int, str]]:
+    """What a line says, each with a rank: of what does not fit, the highest ranks are left out first."""
+    loss = f"loss {standing.loss:.2g}" if standing.loss == standing.loss else ""
+    words = [
+        (0, f"{standing.runs}/{standing.of_runs} runs"),
+        (2, f"{standing.epochs}/{standing.of_epochs} epochs"),
+        (1, loss),
+        (1, f"{standing.diverged} diverged" if standing.diverged else ""),
+        (0, "" if standing.left is None else f"{duration(standing.left)} left"),
+    ]
+    return [(rank, text) for rank, text in words if text]
+
+
+def fitting(words: Sequence[tuple[int, str]], width: int) -> str:
+    """The words that fit, two blanks apart."""
+    for most in sorted({rank for rank, _ in words}, reverse=True):
+        line = "  ".join(text for rank, text in words if rank <= most)
+        if len(line) <= width:
+            break
+    return line[:width]
+
+
+def _whatever_the_terminal_says(method: Callable[..., None]) -> Callable[..., None]:
+    """Training goes on where its progress cannot be shown: stderr may be full, or its reader gone."""
+
+    @functools.wraps(method)
+    def shown(*arguments: Any) -> None:
+        with suppress(OSError, ValueError):
+            method(*arguments)
+
+    return shown
+
+
+class Progress:
+    """Shows how far a study is, where there is something to train."""
+
+    def __init__(self, silent: bool = False) -> None:
+        self.silent = silent
+        self.console = open_console(stderr=True)
+        self.surface: _Changing | _Notebook | _Log | None = None
+
+    @_whatever_the_terminal_says
+    def begin(self, outline: Outline) -> None:
+        """Say what starts."""
+        self.tally = Tally(outline)
+        if self.silent or not outline.stacks:
+            return
+        kind = _Notebook if self.console.is_jupyter else _Changing if self.console.is_terminal else _Log
+        self.surface = kind(self.console, outline, self.tally)
+
+    @_whatever_the_terminal_says
+    def epoch(self, stack: Stack, message: Message) -> None:
+        """Move the line."""
+        if message.error:
+            return
+        self.tally.report(stack, message, time.monotonic())
+        if self.surface is not None:
+            self.surface.update()
+
+    @_whatever_the_terminal_says
+    def warn(self, problem: Problem) -> None:
+        """What is allowed and probably not meant; also where progress is not shown."""
+        print_problem(self.console, problem)
+
+    @_whatever_the_terminal_says
+    def end(self) -> None:
+        """Take the line away."""
+        if self.surface is not None:
+            self.surface.end()
+
+
+class _Changing:
+    """A line at the foot of a terminal."""
+
+    def __init__(self, console: Console, outline: Outline, tally: Tally) -> None:
+        self.console, self.name, self.tally = console, outline.spec.name, tally
+        self.live = Live(console=console, get_renderable=self.line, refresh_per_second=REFRESHES, transient=True)
+        self.live.start()
+
+    def line(self) -> Table:
+        """The line, as wide as the terminal is now."""
+        standing, width = self.tally.standing(time.monotonic()), self.console.width
+        text = fitting([(3, self.name[:20]), *words_of(standing)], width - 1)
+        grid = Table.grid(expand=True, padding=(0, 2, 0, 0))
+        grid.add_column(no_wrap=True)
+        cells: list[Any] = [printable(text)]
+        if width - len(text) > LEAST_BAR + 2:
+            grid.add_column(ratio=1)
+            cells.append(ProgressBar(total=1.0, completed=standing.share))
+        grid.add_row(*cells)
+        return grid
+
+    def update(self) -> None:
+        """It is drawn anew a few times a second."""
+
+    def end(self) -> None:
+        """Take it away."""
+        self.live.stop()
+
+
+class _Notebook:
+    """One output of a cell, which changes."""
+
+    def __init__(self, console: Console, outline: Outline, tally: Tally) -> None:
+        from IPython.display import display
+
+        self.name, self.tally, self.shown = outline.spec.name, tally, 0.0
+        self.handle = display(self, display_id=True)
+
+    def __repr__(self) -> str:
+        return fitting([(0, self.name), *words_of(self.tally.standing(time.monotonic()))], 200)
+
+    def update(self) -> None:
+        """Not at every message: each goes to the browser."""
+        now = time.monotonic()
+        if now - self.shown > 1 / REFRESHES:
+            self.shown = now
+            self.handle.update(self)
+
+    def end(self) -> None:
+        """It stays, as it was last."""
+        self.handle.update(self)
+
+
+class _Log:
+    """Lines, where nothing can be taken back."""
+
+    def __init__(self, console: Console, outline: Outline, tally: Tally) -> None:
+        self.console, self.name, self.tally = console, outline.spec.name, tally
+        self.tenths, self.said, self.ended = 0, time.monotonic(), threading.Event()
+        self.lock = threading.Lock()
+        runs = sum(len(stack.runs) for stack in outline.stacks)
+        done = f", {outline.done} finished before" if outline.done else ""
+        self.write(f"{self.name}: {runs} runs on {outline.device}, {outline.workers} workers{done}")
+        threading.Thread(target=self.speak, daemon=True).start()
+
+    def update(self) -> None:
+        """A line, if another tenth is done."""
+        now = time.monotonic()
+        standing = self.tally.standing(now)
+        if int(10 * standing.share + 1e-9) > self.tenths:
+            self.tenths = int(10 * standing.share + 1e-9)
+            self.write_standing(standing)
+
+    def speak(self) -> None:
+        """A line whenever there was none for long."""
+        while not self.ended.wait(max(0.01, self.said + LINE_SECONDS - time.monotonic())):
+            if time.monotonic() - self.said >= LINE_SECONDS:
+                with suppress(OSError, ValueError):
+                    self.write_standing(self.tally.standing(time.monotonic()))
+
+    def write_standing(self, standing: Standing) -> None:
+        """How far the study is."""
+        said = ", ".join(text for _, text in words_of(standing))
+        self.write(f"{self.name}: {100 * standing.share:.0f} %, {said}")
+
+    def write(self, text: str) -> None:
+        """A line."""
+        with self.lock:
+            self.said = time.monotonic()
+            self.console.print(printable(text), soft_wrap=True)
+
+    def end(self) -> None:
+        """No more of them."""
+        self.ended.set()
