@@ -35,6 +35,11 @@ def module_of(folder: Path, setting: Setting, key: str) -> nn.Sequential:
     return _sequential(setting, _weights(folder, key))
 
 
+def state_of(module: nn.Sequential) -> Arrays:
+    """The module's ``state_dict`` as NumPy arrays."""
+    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+
+
 def _weights(folder: Path, key: str) -> Arrays:
     for name, commit in committed_shards(folder, lambda commit: False).items():
         if commit.done and key in commit.ids:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bnexp import __version__, errors
+from bnexp.completion import complete_config, complete_override, complete_results
 from bnexp.interruption import calm
 
 if TYPE_CHECKING:
@@ -111,11 +112,16 @@ def _common(
 @app.command()
 @exits
 def train(
-    config: Annotated[Path, typer.Argument(help="The spec, a YAML file.", show_default=False)],
+    config: Annotated[
+        Path, typer.Argument(help="The spec, a YAML file.", autocompletion=complete_config, show_default=False)
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[key=value]…", help="Replace fields: train.lr=0.03,0.1 seeds=0..19", show_default=False
+            metavar="[key=value]…",
+            help="Replace fields: train.lr=0.03,0.1 seeds=0..19",
+            autocompletion=complete_override,
+            show_default=False,
         ),
     ] = None,
     out: Annotated[
@@ -201,7 +207,10 @@ def _report_training(summary: Summary, as_json: bool, quiet: bool, verbose: bool
 @exits
 def list_(
     results: Annotated[
-        list[Path] | None, typer.Argument(help="Results folders, to list their runs.", show_default=False)
+        list[Path] | None,
+        typer.Argument(
+            help="Results folders, to list their runs.", autocompletion=complete_results, show_default=False
+        ),
     ] = None,
     where: Annotated[str, typer.Option(help="Only these runs: norm=full,lr=0.1,seed=3 (k=v1|v2 for several).")] = "",
     status: Annotated[str, typer.Option(help="Only these: pending,running,done,diverged,failed.")] = "",
@@ -232,7 +241,9 @@ def list_(
 @app.command()
 @exits
 def show(
-    results: Annotated[Path, typer.Argument(help="A results folder.", show_default=False)],
+    results: Annotated[
+        Path, typer.Argument(help="A results folder.", autocompletion=complete_results, show_default=False)
+    ],
     run: Annotated[
         str, typer.Argument(help="A run: its id, or words that only it has: norm=full seed=3.", show_default=False)
     ] = "",
@@ -259,7 +270,9 @@ def show(
 @app.command("rm")
 @exits
 def remove(
-    results: Annotated[list[Path], typer.Argument(help="Results folders.", show_default=False)],
+    results: Annotated[
+        list[Path], typer.Argument(help="Results folders.", autocompletion=complete_results, show_default=False)
+    ],
     where: Annotated[str, typer.Option(help="Only these runs: norm=full,lr=0.1,seed=3 (k=v1|v2 for several).")] = "",
     status: Annotated[str, typer.Option(help="Only these: pending,running,done,diverged,failed.")] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
@@ -291,15 +304,25 @@ def _filters(where: str, status: str) -> tuple[dict[str, list[str]], list[str]]:
 @app.command()
 @exits
 def init(
-    template: Annotated[str, typer.Argument(help="quickstart, lesson, claim or sweep.")] = "quickstart",
-    output: Annotated[Path, typer.Option("--output", "-o", help="The spec to write.")] = Path("config.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Replace a spec that is there.")] = False,
+    template: Annotated[
+        str, typer.Argument(help="quickstart, lesson, claim or sweep; walkthrough is a notebook.")
+    ] = "quickstart",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file [default: config.yaml; walkthrough.ipynb].", show_default=False),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write a commented spec to begin with, and beside it the schema by which an editor completes it."""
+    """Write a commented spec to begin with, and beside it the schema by which an editor completes it.
+
+    Or write the walk-through, a notebook that trains, compares and looks inside, in Python.
+    """
     from bnexp import console
     from bnexp.starting import write_starter
 
-    console.print_written(write_starter(template, output, force), f"bnexp check {output}")
+    written = write_starter(template, output, force)
+    then = f"jupyter lab {written[0]}" if written[0].suffix == ".ipynb" else f"bnexp check {written[0]}"
+    console.print_written(written, then)
 
 
 @app.command()
@@ -346,10 +369,17 @@ def explain(
 @app.command()
 @exits
 def check(
-    config: Annotated[Path, typer.Argument(help="The spec, a YAML file.", show_default=False)],
+    config: Annotated[
+        Path, typer.Argument(help="The spec, a YAML file.", autocompletion=complete_config, show_default=False)
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[key=value]…", help="Replace fields, as in train.", show_default=False),
+        typer.Argument(
+            metavar="[key=value]…",
+            help="Replace fields, as in train.",
+            autocompletion=complete_override,
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Results folder [default: results/NAME].", show_default=False)
@@ -384,7 +414,10 @@ def _print_plan(summary: Summary, arguments: list[str], out: Path | None, as_jso
 @exits
 def compare(
     results: Annotated[
-        list[Path] | None, typer.Argument(help="Results folders [default: all in results/].", show_default=False)
+        list[Path] | None,
+        typer.Argument(
+            help="Results folders [default: all in results/].", autocompletion=complete_results, show_default=False
+        ),
     ] = None,
     metric: Annotated[
         str | None,
@@ -442,7 +475,10 @@ def compare(
 @exits
 def report(
     results: Annotated[
-        list[Path] | None, typer.Argument(help="Results folders [default: all in results/].", show_default=False)
+        list[Path] | None,
+        typer.Argument(
+            help="Results folders [default: all in results/].", autocompletion=complete_results, show_default=False
+        ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
     figures: Annotated[str, typer.Option(help="Also write figures: png,svg,pdf.")] = "",
@@ -462,6 +498,29 @@ def report(
     console.print_written(written)
     if open_:
         typer.launch(str(output.resolve()))
+
+
+@app.command("export")
+@exits
+def export_(
+    results: Annotated[
+        Path, typer.Argument(help="A results folder.", autocompletion=complete_results, show_default=False)
+    ],
+    to: Annotated[str, typer.Option(help="parquet, tensorboard or safetensors.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A new folder [default: NAME-FORMAT].", show_default=False)
+    ] = None,
+) -> None:
+    """Write results for other tools: tables as Parquet, curves for TensorBoard, trained networks as safetensors."""
+    from bnexp import console
+    from bnexp.exporting import export, hint
+    from bnexp.results import load_results
+
+    (found,) = load_results([results])
+    console.warn_of_edits([found])
+    folder = output or Path(f"{found.name}-{to}")
+    written = export(found, to, folder)
+    console.print_exported(folder, len(written), hint(to, written))
 
 
 def _workers(text: str) -> int | None:

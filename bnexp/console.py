@@ -335,6 +335,12 @@ def print_hints(hints: Sequence[str]) -> None:
         open_console(stderr=True).print(printable(hint), soft_wrap=True)
 
 
+def print_exported(folder: Path, count: int, then: str) -> None:
+    """How much was exported, and what to type next."""
+    open_console().print(printable(f"{folder}: {count} {'file' if count == 1 else 'files'}"), soft_wrap=True)
+    print_next(then)
+
+
 def print_written(paths: Sequence[Path], then: str = "") -> None:
     """Which files were written, and what to type next."""
     open_console().print(printable("\n".join(str(path) for path in paths)), soft_wrap=True)

@@ -7,6 +7,7 @@ half minute.
 from __future__ import annotations
 
 import functools
+import importlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -209,8 +210,7 @@ class _Notebook:
     """One output of a cell, which changes."""
 
     def __init__(self, console: Console, outline: Outline, tally: Tally) -> None:
-        from IPython.display import display
-
+        display: Any = importlib.import_module("IPython.display").display
         self.name, self.tally, self.shown = outline.spec.name, tally, 0.0
         self.handle = display(self, display_id=True)
 

@@ -383,9 +383,12 @@ def test_the_holder_is_named_even_if_it_signs_late(tmp_path, before):
 def test_nobody_is_named_if_nobody_signs(tmp_path, monkeypatch):
     monkeypatch.setattr(bnexp.store, "SIGNED_WITHIN", 0.1)
     bnexp.store.files.make_folder(tmp_path / "out")
-    with filelock.FileLock(tmp_path / "out" / ".lock"), pytest.raises(FolderInUse, match="another bnexp is writing"):
-        with bnexp.store.locked(tmp_path / "out"):
-            pass
+    with (
+        filelock.FileLock(tmp_path / "out" / ".lock"),
+        pytest.raises(FolderInUse, match="another bnexp is writing"),
+        bnexp.store.locked(tmp_path / "out"),
+    ):
+        pass
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------

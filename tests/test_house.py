@@ -14,7 +14,7 @@ from tools import ROOT
 
 PACKAGE = ROOT / "bnexp"
 FILES = sorted(PACKAGE.rglob("*.py"))
-PANDAS_ROOMS = {"results", "listing", "api", "comparison", "aggregates", "charts", "chart_parts"}
+PANDAS_ROOMS = {"results", "listing", "api", "exporting", "comparison", "aggregates", "charts", "chart_parts"}
 PANDAS_ROOMS |= {"figures", "figures_inside", "figures_training", "figures_rates", "figures_fits"}
 PANDAS_ROOMS |= {
     "figures_measures",
@@ -29,7 +29,8 @@ ROOMS = {
     "pydantic": {"spec", "claim_grammar", "loading", "claims", "schema"},
     "typer": {"cli"},
     "rich": {"console", "console_listing", "progress"},
-    "IPython": {"progress"},
+    "tensorboard": {"exporting"},
+    "safetensors": {"exporting"},
     "altair": {"charts", "chart_parts"},
     "vl_convert": {"charts", "rendering"},
     "jinja2": {"page"},
