@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-import shlex
 import sys
 import threading
 from collections.abc import Callable
@@ -259,7 +258,7 @@ def show(
         if as_json:
             console.print_json({"run": listing.plain(record)})
         else:
-            console_listing.print_run(record)
+            console_listing.print_run(found, record)
     elif as_json:
         (listed,) = listing.list_experiments([results])
         console.print_json({**listed.record(), "spec": dict(found.spec.document), "meta": found.meta})
@@ -321,8 +320,9 @@ def init(
     from bnexp.starting import write_starter
 
     written = write_starter(template, output, force)
-    then = f"jupyter lab {written[0]}" if written[0].suffix == ".ipynb" else f"bnexp check {written[0]}"
-    console.print_written(written, then)
+    console.print_written(written)
+    notebook = written[0].suffix == ".ipynb"
+    console.print_next(*(("jupyter", "lab") if notebook else ("bnexp", "check")), written[0])
 
 
 @app.command()
@@ -406,8 +406,9 @@ def _print_plan(summary: Summary, arguments: list[str], out: Path | None, as_jso
     from bnexp import console
     from bnexp.claims import resolve_claims
 
-    then = shlex.join(["bnexp", *arguments, *(["--out", str(out)] if out else [])])
-    console.print_plan(summary, resolve_claims(summary.outline.spec), as_json, then)
+    console.print_plan(summary, resolve_claims(summary.outline.spec), as_json)
+    if not as_json:
+        console.print_next("bnexp", *arguments, *(("--out", out) if out else ()))
 
 
 @app.command()
@@ -469,6 +470,7 @@ def compare(
         hints.append(growth(one, judged))
     console.print_comparisons(comparisons, format, claims)
     console.print_hints(hints)
+    console.print_next("bnexp", "report", *(results or ()))
 
 
 @app.command()
@@ -496,6 +498,7 @@ def report(
     console.warn_of_edits(studies)
     written = write_report(studies, output, formats)
     console.print_written(written)
+    console.print_next(*(("bnexp", "compare", "--explain") if open_ else ("python", "-m", "webbrowser", output)))
     if open_:
         typer.launch(str(output.resolve()))
 
@@ -520,7 +523,8 @@ def export_(
     console.warn_of_edits([found])
     folder = output or Path(f"{found.name}-{to}")
     written = export(found, to, folder)
-    console.print_exported(folder, len(written), hint(to, written))
+    console.print_exported(folder, len(written))
+    console.print_next(*hint(to, written))
 
 
 def _workers(text: str) -> int | None:

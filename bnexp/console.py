@@ -246,7 +246,7 @@ def print_summary(summary: Summary, quiet: bool) -> None:
         )
         open_console(stderr=True).print(printable(warning), soft_wrap=True)
     open_console(stderr=True).print(printable(f"{outline.spec.name}: {done} → {outline.folder}"), soft_wrap=True)
-    print_next(shlex.join(["bnexp", "report", str(outline.folder)]))
+    print_next("bnexp", "report", outline.folder)
 
 
 def plan_record(summary: Summary) -> dict[str, Any]:
@@ -270,8 +270,8 @@ def plan_record(summary: Summary) -> dict[str, Any]:
     }
 
 
-def print_plan(summary: Summary, questions: Sequence[Question], as_json: bool, then: str) -> None:
-    """What would run, what each claim asks of it, and the command ``then`` that does it."""
+def print_plan(summary: Summary, questions: Sequence[Question], as_json: bool) -> None:
+    """What would run, and what each claim asks of it."""
     from bnexp import claim_wording
 
     record, n = plan_record(summary), len(summary.outline.spec.seeds)
@@ -286,7 +286,6 @@ def print_plan(summary: Summary, questions: Sequence[Question], as_json: bool, t
         _print_block(console, claim_wording.heading(question), claim_wording.planned_lines(question, n))
     if len(questions) > MOST_QUESTIONS:
         console.print(printable(f"\nand {len(questions) - MOST_QUESTIONS} more questions; --json has them all"))
-    print_next(then)
 
 
 def _plan_lines(record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -301,7 +300,10 @@ def _plan_lines(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("to train", f"{record['to_train']}{stacks}"),
         ("parameters", f"{counts} a run"),
         ("device", f"{record['device']}, {record['workers']} worker{'s' if record['workers'] > 1 else ''}"),
-        ("estimated time", "unknown on a GPU" if seconds is None else f"{duration(seconds)}, roughly"),
+        (
+            "estimated time",
+            "unknown on a GPU" if seconds is None else f"{duration(seconds)}, roughly" if seconds else "0 s",
+        ),
     ]
 
 
@@ -324,9 +326,9 @@ def duration(seconds: float) -> str:
     return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
 
 
-def print_next(command: str) -> None:
+def print_next(*words: object) -> None:
     """What to type next, on stderr."""
-    open_console(stderr=True).print(printable(f"next: {command}"), soft_wrap=True)
+    open_console(stderr=True).print(printable(f"next: {shlex.join(map(str, words))}"), soft_wrap=True)
 
 
 def print_hints(hints: Sequence[str]) -> None:
@@ -335,14 +337,11 @@ def print_hints(hints: Sequence[str]) -> None:
         open_console(stderr=True).print(printable(hint), soft_wrap=True)
 
 
-def print_exported(folder: Path, count: int, then: str) -> None:
-    """How much was exported, and what to type next."""
+def print_exported(folder: Path, count: int) -> None:
+    """How much was exported."""
     open_console().print(printable(f"{folder}: {count} {'file' if count == 1 else 'files'}"), soft_wrap=True)
-    print_next(then)
 
 
-def print_written(paths: Sequence[Path], then: str = "") -> None:
-    """Which files were written, and what to type next."""
+def print_written(paths: Sequence[Path]) -> None:
+    """Which files were written."""
     open_console().print(printable("\n".join(str(path) for path in paths)), soft_wrap=True)
-    if then:
-        print_next(then)

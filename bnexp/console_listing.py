@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from bnexp.console import open_console, printable
+from bnexp.console import open_console, print_next, printable
 from bnexp.layout import OUTCOMES, SPEC, STATUSES
 from bnexp.page_origins import edited_text, provenance, settings_table
 
@@ -35,6 +35,8 @@ def print_experiments(experiments: Sequence[Listed]) -> None:
             printable(f"cannot be read: {one.problem}" if one.problem else one.question),
         )
     open_console().print(table)
+    if experiments:
+        print_next("bnexp", "show", experiments[0].folder)
 
 
 def print_runs(results: Results, runs: DataFrame) -> None:
@@ -46,6 +48,8 @@ def print_runs(results: Results, runs: DataFrame) -> None:
         table.add_row(*map(printable, values))
     open_console().print(table)
     open_console().print(printable(f"{results.folder}: {len(runs)} of {len(results.runs)} runs"), soft_wrap=True)
+    if len(runs):
+        print_next("bnexp", "show", results.folder, runs["run"].iloc[0])
 
 
 def print_experiment(results: Results) -> None:
@@ -65,12 +69,14 @@ def print_experiment(results: Results) -> None:
         ("warning", edited_text(results)),
     ]
     _print_facts([(name, text) for name, text in facts if text])
+    print_next("bnexp", "compare", results.folder)
 
 
-def print_run(record: Mapping[str, Any]) -> None:
+def print_run(results: Results, record: Mapping[str, Any]) -> None:
     """One run: its setting and what came out of it."""
     head = [name for name in record if name in ("run", *OUTCOMES)]
     _print_facts([(name, _text(record[name])) for name in (*head, *(name for name in record if name not in head))])
+    print_next("bnexp", "report", results.folder)
 
 
 def print_removal(plans: Sequence[Removal]) -> None:
@@ -91,8 +97,9 @@ def print_removed(plan: Removal, left: Sequence[str]) -> None:
         text += f"; left there, as bnexp did not write it: {', '.join(left)}"
     open_console().print(printable(text), soft_wrap=True)
     if plan.shards is not None:
-        then = f"next: bnexp train {plan.folder / SPEC} --out {plan.folder}"
-        open_console(stderr=True).print(printable(then), soft_wrap=True)
+        print_next("bnexp", "train", plan.folder / SPEC, "--out", plan.folder)
+    else:
+        print_next("bnexp", "ls")
 
 
 def print_findings(findings: Iterable[Finding]) -> bool:
@@ -103,6 +110,8 @@ def print_findings(findings: Iterable[Finding]) -> bool:
         if finding.fault:
             sound = False
             open_console().print(printable(f"{'':>18}  {finding.fault}", "bold"), soft_wrap=True)
+    if sound:
+        print_next("bnexp", "init")
     return sound
 
 

@@ -6,7 +6,6 @@ Each format needs a library of its own, an extra of the package (``pip install '
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
@@ -130,13 +129,13 @@ KINDS: dict[str, tuple[str, Writer]] = {  # with the library that each needs, wh
 }
 
 
-def hint(kind: str, written: Sequence[Path]) -> str:
-    """What to type to see what was written."""
+def hint(kind: str, written: Sequence[Path]) -> list[str]:
+    """A command to see what was written."""
     if kind == "tensorboard":
-        return f"tensorboard --logdir {shlex.quote(str(written[0].parent))}"
+        return ["tensorboard", "--logdir", str(written[0].parent)]
     first = repr(str(written[0]))
     code = {
         "parquet": f"import pandas; pandas.read_parquet({first}).info()",
         "safetensors": f"from safetensors.numpy import load_file; [*map(print, load_file({first}).items())]",
     }
-    return f"python -c {shlex.quote(code[kind])}"
+    return ["python", "-c", code[kind]]

@@ -739,7 +739,7 @@ def place(tmp_path_factory):
 def test_check_says_what_would_run_and_trains_nothing(tmp_path):
     (tmp_path / "small.yaml").write_text(CONFIG)
     found = bnexp("check", "small.yaml", cwd=tmp_path)
-    assert (found.returncode, found.stderr) == (0, "")
+    assert (found.returncode, found.stderr) == (0, "next: bnexp train small.yaml\n")
     assert found.stdout.startswith(bnexp("train", "small.yaml", "--dry-run", cwd=tmp_path).stdout)
     for words in ("claim 1: Full fits better.", "claim 2, placement=post: Weights", "tuned, each side at its best of"):
         assert words in found.stdout
