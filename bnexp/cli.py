@@ -139,6 +139,9 @@ def train(
     ] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first shard that fails.")] = False,
     max_runs: Annotated[int, typer.Option(help="Refuse a study of more runs than this.", min=1)] = 100_000,
+    part: Annotated[
+        str, typer.Option(metavar="K/N", help="Train the K-th of N parts; bnexp merge joins them.", show_default=False)
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
@@ -163,7 +166,18 @@ def train(
     from bnexp.experiment import Request, command_line, run_experiment
 
     number = _workers(workers)
-    request = Request(out, device, number, extend, overwrite, restart_unfinished, fail_fast, max_runs, command_line())
+    request = Request(
+        out,
+        device,
+        number,
+        extend=extend,
+        overwrite=overwrite,
+        restart_unfinished=restart_unfinished,
+        fail_fast=fail_fast,
+        max_runs=max_runs,
+        part=_part(part),
+        command=command_line(),
+    )
     observer = Progress(silent=quiet or dry_run)
     if not (dry_run or quiet):  # the libraries of the comparison load while workers train
         threading.Thread(target=importlib.import_module, args=("bnexp.comparison",), daemon=True).start()
@@ -525,6 +539,36 @@ def export_(
     written = export(found, to, folder)
     console.print_exported(folder, len(written))
     console.print_next(*hint(to, written))
+
+
+@app.command("merge")
+@exits
+def merge_(
+    results: Annotated[
+        list[Path],
+        typer.Argument(help="Results folders of one study.", autocompletion=complete_results, show_default=False),
+    ],
+    into: Annotated[Path, typer.Option(help="A new folder, or one of the same study.", show_default=False)],
+) -> None:
+    """Join results folders of one study that were trained apart: parts, or machines without a common disk.
+
+    Finished shards are taken, each checked; what is unfinished is told and stays where it is.
+    """
+    from bnexp import console
+    from bnexp.experiment import command_line
+    from bnexp.merging import merge
+    from bnexp.progress import Progress
+
+    console.print_merged(merge(results, into, Progress(silent=True), command_line()))
+
+
+def _part(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    k, slash, n = text.partition("/")
+    if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n) <= 1_000_000):
+        raise errors.UsageError(f"--part {text}: K/N is expected, such as 3/16, with K from 1 to N")
+    return int(k), int(n)
 
 
 def _workers(text: str) -> int | None:

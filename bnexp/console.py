@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bnexp.errors import Problem
     from bnexp.experiment import Summary
     from bnexp.glossary import Word
+    from bnexp.merging import Merged
     from bnexp.results import Results
     from bnexp.sheets import Sheet
 
@@ -335,6 +336,22 @@ def print_hints(hints: Sequence[str]) -> None:
     """What could be done next, on stderr."""
     for hint in filter(None, hints):
         open_console(stderr=True).print(printable(hint), soft_wrap=True)
+
+
+def print_merged(merged: Merged) -> None:
+    """What was joined, and what is still to be trained."""
+    from bnexp.layout import SPEC
+
+    outline = merged.summary.outline
+    for folder, runs in merged.unfinished.items():
+        text = f"warning: {folder}: {runs} runs are of unfinished shards and were left there"
+        open_console(stderr=True).print(printable(text), soft_wrap=True)
+    text = f"{outline.folder}: {merged.taken} runs were taken; {outline.done} of {len(outline.runs)} are finished"
+    open_console().print(printable(text), soft_wrap=True)
+    if outline.done < len(outline.runs):
+        print_next("bnexp", "train", outline.folder / SPEC, "--out", outline.folder)
+    else:
+        print_next("bnexp", "report", outline.folder)
 
 
 def print_exported(folder: Path, count: int) -> None:

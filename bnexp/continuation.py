@@ -88,17 +88,21 @@ def _check_extension(folder: Path, spec: Spec, runs: Sequence[Run], request: Req
     adds_only = not missing and old.shared_options() == spec.shared_options()
     if adds_only and request.extend:
         return
-    before, after = _flatten(old.document), _flatten(spec.document)
-    changed = [
-        f"  {key}: {before.get(key, '(absent)')} → {after.get(key, '(absent)')}"
-        for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key) and key.split(".")[0] not in ("name", "question", "claims")
-    ]
-    what = "\n".join([f"{folder}: holds another study:", *changed])
+    what = "\n".join([f"{folder}: holds another study:", *differences(old.document, spec.document)])
     if adds_only:
         added = len(runs) - len(known)
         raise ResultsError(f"{what}\nIt only adds {added} runs: use --extend to train these and keep the rest.")
     raise ResultsError(f"{what}\nUse --out DIR (or another name) for a new study, or --overwrite to replace this one.")
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Where two studies differ, a line each: ``train.lr: 0.1 → 0.3``."""
+    old, new = _flatten(before), _flatten(after)
+    return [
+        f"  {key}: {old.get(key, '(absent)')} → {new.get(key, '(absent)')}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key) and key.split(".")[0] not in ("name", "question", "claims")
+    ]
 
 
 def _flatten(data: Any, path: str = "") -> dict[str, str]:

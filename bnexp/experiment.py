@@ -27,7 +27,7 @@ from bnexp.executors import Begun, Job, Message, Messages, answered, run_stacks
 from bnexp.interruption import Interruption
 from bnexp.layout import RUNS, SHARDS, SPEC, setting_columns
 from bnexp.origin import checksums, computed_by, device_name, git_state, versions
-from bnexp.plan import DataShape, Run, Shard, Stack, Structure, make_plan, make_runs
+from bnexp.plan import DataShape, Run, Shard, Stack, Structure, make_plan, make_runs, part_of
 from bnexp.recording import Options
 from bnexp.shard_files import ShardFiles, load_arrays
 from bnexp.spec import SYNTHETIC, DataFields, Spec
@@ -54,6 +54,8 @@ class Request:
     restart_unfinished: bool = False
     fail_fast: bool = False
     max_runs: int = 100_000
+    part: tuple[int, int] | None = None  # (k, n): the k-th, from 1, of n parts
+    assemble_only: bool = False  # train nothing, put the top CSVs together
     command: str = ""
 
 
@@ -109,7 +111,7 @@ def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bo
     tasks = {fields: dataset.task for fields, dataset in datasets.items()}
     check_claims(spec, study_tables(spec, tasks.values()), tasks)
     device = resolve_device(request.device)
-    folder = request.out or Path("results") / spec.name
+    folder = request.out or Path("results") / (spec.name + part_suffix(request.part))
     if dry_run:
         kept = kept_shards(folder, spec, runs, request, datasets, device, locked=False)
         outline = _outline(spec, folder, device, runs, make_plan(runs, _ids(kept)), kept, request, datasets)
@@ -130,6 +132,11 @@ def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bo
         if outline.stacks or not study.is_assembled():
             study.train()
         return study.summary
+
+
+def part_suffix(part: tuple[int, int] | None) -> str:
+    """What the folder of a part is called beside the study's name: ``-part-3-of-16``."""
+    return f"-part-{part[0]}-of-{part[1]}" if part else ""
 
 
 def _check_size(spec: Spec, max_runs: int) -> None:
@@ -410,6 +417,11 @@ def _outline(
 ) -> Outline:
     """Join the shards that are left into stacks and decide on workers."""
     left = [shard for shard in shards if shard.name not in kept or not kept[shard.name].done]
+    if request.assemble_only:
+        left = []
+    elif request.part:
+        names = part_of(runs, *request.part)
+        left = [shard for shard in left if shard.name in names]
     workers = request.workers or (available_cores() if device == "cpu" else DEVICE_WORKERS if device == "cuda" else 1)
     reached = {name: commit.epoch for name, commit in kept.items()}
     stacks = make_stacks(left, workers, _room(device, workers), reached)

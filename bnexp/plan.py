@@ -170,6 +170,14 @@ def make_plan(runs: Sequence[Run], kept: Sequence[Mapping[str, str]] = ()) -> tu
     return tuple(shards)
 
 
+def part_of(runs: Sequence[Run], part: int, parts: int) -> set[str]:
+    """The names of the shards of one of several parts (from 1) of a study: every ``parts``-th of a fresh plan.
+
+    It depends on the study alone, so that parts which are trained apart are disjoint, and together are all of it.
+    """
+    return {shard.name for index, shard in enumerate(make_plan(runs)) if index % parts == part - 1}
+
+
 def runs_per_shard(structure: Structure) -> int:
     """Eight, or fewer where float32 parameters and optimizer state of eight would pass 64 MiB."""
     state_tensors = {"sgd": 2, "adam": 3}[structure.optimizer]
