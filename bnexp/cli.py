@@ -128,7 +128,9 @@ def train(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     workers: Annotated[str, typer.Option(help="Worker processes (on a GPU threads): a number, or auto.")] = "auto",
-    executor: Annotated[str, typer.Option(help="Where to train: local (ray comes later).")] = "local",
+    executor: Annotated[str, typer.Option(help="Where to train: local, or ray, a cluster.")] = "local",
+    address: Annotated[str, typer.Option(help="Of the Ray cluster: auto, local (start one here) or ray://….")] = "auto",
+    gpus_per_task: Annotated[float, typer.Option(help="Of a Ray task: a part of a GPU, such as 0.25.", min=0)] = 0,
     extend: Annotated[
         bool, typer.Option("--extend", help="Add the runs that are new; keep the finished ones.")
     ] = False,
@@ -153,17 +155,21 @@ def train(
     """
     from bnexp.workers import available_cores, warm_up
 
-    if executor != "local":
-        raise errors.UsageError(f"--executor {executor}: not in this version; use local")
+    if executor not in ("local", "ray"):
+        raise errors.UsageError(f"--executor {executor}: local or ray is expected")
+    on_ray = executor == "ray"
+    if not on_ray and (address != "auto" or gpus_per_task):
+        raise errors.UsageError("--address and --gpus-per-task are for --executor ray")
     if overwrite and (extend or restart_unfinished):
         raise errors.UsageError("--overwrite deletes the folder and the other option keeps it: use one of them")
-    if not dry_run and workers != "1" and device in ("auto", "cpu") and available_cores() > 1:
+    if not (dry_run or on_ray) and workers != "1" and device in ("auto", "cpu") and available_cores() > 1:
         warm_up()
     from bnexp.loading import load_spec
     from bnexp.progress import Progress
 
     spec = load_spec(config, overrides or ())
     from bnexp.experiment import Request, command_line, run_experiment
+    from bnexp.on_ray import Cluster
 
     number = _workers(workers)
     request = Request(
@@ -175,6 +181,7 @@ def train(
         restart_unfinished=restart_unfinished,
         fail_fast=fail_fast,
         max_runs=max_runs,
+        cluster=Cluster(address, gpus_per_task) if on_ray else None,
         part=_part(part),
         command=command_line(),
     )

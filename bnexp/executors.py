@@ -83,6 +83,7 @@ class Message(NamedTuple):
     lost: bool = False  # its workers ended again and again, or not one shard of it fits into memory
     device_lost: bool = False  # nothing in this process can use the device any more
     seconds: float = 0.0
+    computed_by: Mapping[str, Any] | None = None  # with arrays, of a worker elsewhere: what its bits depend on
     flat: Sequence[Flat] = ()  # units that a norm makes constant, of networks that have just begun
     difference: float | None = None  # of the first stack, what ``stacking_difference`` finds on this device
     error: str = ""
@@ -105,7 +106,8 @@ def run_stacks(
         yield from _in_workers(stacks, job, workers, saved, stop)
 
 
-def _begun(stack: Stack, saved: Saved) -> list[Begun | None]:
+def begun_of(stack: Stack, saved: Saved) -> list[Begun | None]:
+    """How far each shard of a stack is."""
     return [saved(shard) for shard in stack.shards]
 
 
@@ -113,7 +115,7 @@ def _here(stacks: Sequence[Stack], job: Job, saved: Saved, stop: Callable[[], bo
     with one_thread():
         for index, stack in enumerate(stacks):
             wanted = Wanted(stop)
-            for message in _train_stack(index, stack, _begun(stack, saved), job, wanted.take):
+            for message in train_stack(index, stack, begun_of(stack, saved), job, wanted.take):
                 wanted.asked |= bool((yield message))
                 if stop() and (message.arrays is not None or message.error):
                     return
@@ -147,7 +149,7 @@ def _in_threads(stacks: Sequence[Stack], job: Job, threads: int, saved: Saved, s
             with _queue_of_work(job.device):
                 while not (ended.is_set() or stop()):
                     index, stack = waiting.popleft()
-                    for message in _train_stack(index, stack, _begun(stack, saved), job, wanted[index].take):
+                    for message in train_stack(index, stack, begun_of(stack, saved), job, wanted[index].take):
                         messages.put(message)
                         over = ended.is_set() or message.device_lost
                         if over or (stop() and (message.arrays is not None or message.error)):
@@ -168,7 +170,7 @@ def _in_threads(stacks: Sequence[Stack], job: Job, threads: int, saved: Saved, s
                 while message := messages.get():
                     wanted[message.stack].asked |= bool((yield message))
         for index, stack in waiting if why else ():
-            yield _lost(index, stack, why[0])
+            yield given_up(index, stack, why[0])
     finally:
         ended.set()
         for thread in running:
@@ -188,7 +190,7 @@ def _on_device(stacks: Sequence[Stack], job: Job, threads: int, saved: Saved, st
             message = answered(messages, asked)
     if message is not None:
         for index, stack in left.items():
-            yield _again(index, stack)
+            yield go_on_again(index, stack)
         with closing(_Crew(stacks, job, saved, stop)) as crew:
             crew.waiting = list(left.items())
             crew.lost = [1] * len(stacks)
@@ -211,7 +213,7 @@ def _queue_of_work(device: str) -> AbstractContextManager[Any]:
     return stream
 
 
-def _train_stack(
+def train_stack(
     index: int, stack: Stack, begun: Sequence[Begun | None], job: Job, wanted: Callable[[], bool]
 ) -> Iterator[Message]:
     """Train a stack, or where it does not fit into memory its halves by whole shards, one after the other.
@@ -233,7 +235,7 @@ def _train_stack(
                 yield message._replace(done=message.outcomes is not None and not parts)
         except Exception as error:
             if _is_device_lost(error):
-                yield _again(index, stack)._replace(device_lost=True)
+                yield go_on_again(index, stack)._replace(device_lost=True)
                 return
             if not (_is_out_of_memory(error) and len(part) > 1):
                 text, memory = traceback.format_exc(), _is_out_of_memory(error)
@@ -368,7 +370,7 @@ class _Crew:
         if self.waiting:
             index, stack = self.waiting[0]
             with suppress(OSError):  # else the worker is gone, and the stack waits for another
-                pipe.send((index, stack, _begun(stack, self.saved)))
+                pipe.send((index, stack, begun_of(stack, self.saved)))
                 self.busy[pipe] = index
                 del self.waiting[0]
 
@@ -380,7 +382,7 @@ class _Crew:
             index = self.busy.pop(pipe)
             stack = self.stacks[index]
             self.waiting.insert(0, (index, stack))
-            yield _again(index, stack)
+            yield go_on_again(index, stack)
             yield from self.replace()
             return
         asked = yield message
@@ -399,7 +401,7 @@ class _Crew:
         if self.lost[index] > REPLACEMENTS:
             del self.waiting[0]
             why = f"the worker process ended {self.lost[index]} times (out of memory, killed, or its device failed)"
-            yield _lost(index, stack, why)._replace(lost=True)
+            yield given_up(index, stack, why)._replace(lost=True)
         else:
             self.deal(self.hire(1)[0])
 
@@ -415,11 +417,12 @@ class _Crew:
                 process.terminate()
 
 
-def _lost(index: int, stack: Stack, why: str) -> Message:
+def given_up(index: int, stack: Stack, why: str) -> Message:
+    """No shard of a stack is tried any more."""
     return Message(index, 0, [], 0.0, 0, shards=range(len(stack.shards)), done=True, error=why)
 
 
-def _again(index: int, stack: Stack) -> Message:
+def go_on_again(index: int, stack: Stack) -> Message:
     """All shards of a stack go on from their commits."""
     return Message(index, 0, [], math.nan, len(stack.runs), shards=range(len(stack.shards)), again=True)
 
@@ -436,7 +439,7 @@ def _work(pipe: Connection) -> None:
         task = pipe.recv()
         if task is not ASK:  # one that came after a stack's end is too late
             index, stack, begun = task
-            for message in _train_stack(index, stack, begun, job, wanted):
+            for message in train_stack(index, stack, begun, job, wanted):
                 if message.device_lost:  # another process is to go on
                     return
                 pipe.send(message)

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ from bnexp.estimate import study_seconds
 from bnexp.executors import Begun, Job, Message, Messages, answered, run_stacks
 from bnexp.interruption import Interruption
 from bnexp.layout import RUNS, SHARDS, SPEC, setting_columns
+from bnexp.on_ray import Cluster, connected, run_on_ray
 from bnexp.origin import checksums, computed_by, device_name, git_state, versions
 from bnexp.plan import DataShape, Run, Shard, Stack, Structure, make_plan, make_runs, part_of
 from bnexp.recording import Options
@@ -54,6 +55,7 @@ class Request:
     restart_unfinished: bool = False
     fail_fast: bool = False
     max_runs: int = 100_000
+    cluster: Cluster | None = None  # None: this machine
     part: tuple[int, int] | None = None  # (k, n): the k-th, from 1, of n parts
     assemble_only: bool = False  # train nothing, put the top CSVs together
     command: str = ""
@@ -110,7 +112,23 @@ def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bo
     runs = make_runs(spec, shapes)
     tasks = {fields: dataset.task for fields, dataset in datasets.items()}
     check_claims(spec, study_tables(spec, tasks.values()), tasks)
+    if request.cluster and not dry_run:
+        with connected(request.cluster, request.workers) as slots:
+            on_cluster = replace(request, workers=slots, device="cuda" if request.cluster.gpus_per_task else "cpu")
+            return _run(spec, on_cluster, observer, datasets, runs, on_cluster.device)
     device = resolve_device(request.device)
+    return _run(spec, request, observer, datasets, runs, device, dry_run)
+
+
+def _run(
+    spec: Spec,
+    request: Request,
+    observer: Observer,
+    datasets: Mapping[DataFields, Dataset],
+    runs: tuple[Run, ...],
+    device: str,
+    dry_run: bool = False,
+) -> Summary:
     folder = request.out or Path("results") / (spec.name + part_suffix(request.part))
     if dry_run:
         kept = kept_shards(folder, spec, runs, request, datasets, device, locked=False)
@@ -248,7 +266,7 @@ class _Study:
         intact = True
         try:
             with Interruption() as stop:
-                self.receive(run_stacks(self.outline.stacks, job, self.outline.workers, self.saved, stop.asked), stop)
+                self.receive(self.messages(job, stop), stop)
         except StorageError:
             intact = False  # the disk takes no more, and what is committed is safe
             raise
@@ -256,6 +274,13 @@ class _Study:
             self.observer.end()
             if intact:
                 self.assemble()
+
+    def messages(self, job: Job, stop: Interruption) -> Messages:
+        """What comes from where the stacks are trained."""
+        outline, cluster = self.outline, self.request.cluster
+        if cluster is None:
+            return run_stacks(outline.stacks, job, outline.workers, self.saved, stop.asked)
+        return run_on_ray(outline.stacks, job, cluster, outline.workers, self.saved, stop.asked)
 
     def receive(self, messages: Messages, stop: Interruption) -> None:
         """Keep what comes until there is no more."""
@@ -312,7 +337,7 @@ class _Study:
         assert message.arrays is not None
         self.still_there()
         provenance = {
-            **computed_by(self.outline.device),
+            **(message.computed_by or computed_by(self.outline.device)),
             "stack_runs": sum(len(shard.runs) for shard in shards),
             "seconds": round(message.seconds, 3),
         }

@@ -72,7 +72,7 @@ def merge(folders: Sequence[Path], into: Path, observer: Observer, command: str 
 
 
 def _there(into: Path, first: _Source) -> _Source | None:
-    """What the folder to merge into holds of the study, if it is not new; it may have been begun, and have no spec yet."""
+    """What the folder to merge into holds of the study, if it is not new; an interrupted merge has left no spec yet."""
     meta = store.read_meta(into)
     if meta is None:
         if not store.is_new(into):

@@ -30,6 +30,7 @@ ROOMS = {
     "typer": {"cli"},
     "rich": {"console", "console_listing", "progress"},
     "tensorboard": {"exporting"},
+    "ray": {"on_ray"},
     "safetensors": {"exporting"},
     "altair": {"charts", "chart_parts"},
     "vl_convert": {"charts", "rendering"},
