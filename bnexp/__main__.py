@@ -14,7 +14,7 @@ def main() -> None:
         heed()
         from bnexp.cli import app
 
-        app()
+        app(prog_name="bnexp")
     except KeyboardInterrupt:
         calm()
         sys.exit(130)

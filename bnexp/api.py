@@ -44,7 +44,7 @@ def train(
     ``spec``: a YAML file, or the same as a dict. ``overrides``: ``["train.lr=0.1,1", "seeds=20"]``. Raises BnexpError:
     a SpecError has every mistake at once; TrainingFailed or DeviceLost where some shards failed, the others are kept.
     """
-    found = _spec(spec, overrides)
+    found = _spec(spec, [overrides] if isinstance(overrides, str) else overrides)
     request = Request(Path(out) if out else None, device, workers, extend, overwrite, command="bnexp.train")
     summary = run_experiment(found, request, Progress(silent=not progress))
     if summary.failures:
@@ -82,6 +82,9 @@ def compare(
     The column ``table`` tells them apart. Claims are judged where neither ``where`` nor ``metric`` is given.
     """
     results = _results(folder)
+    for name, given in (("where", where), ("baseline", baseline)):
+        if given is not None and not isinstance(given, Mapping):
+            raise UsageError(f"{name}={given!r}: a dict is expected, such as {{'norm': 'full'}}")
     chosen = {key: _texts(value) for key, value in (where or {}).items()}
     found = compare_runs(results, dict(baseline) if baseline else None, metric, chosen, list(by), tune, until)
     records = [record for one in found for record in to_records(one)]

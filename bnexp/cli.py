@@ -20,12 +20,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bnexp import __version__, errors
-from bnexp.completion import complete_config, complete_override, complete_results
+from bnexp.completion import (
+    complete_config,
+    complete_export,
+    complete_format,
+    complete_override,
+    complete_results,
+    complete_template,
+    complete_word,
+)
 from bnexp.interruption import calm
 
 if TYPE_CHECKING:
     from bnexp.comparison import ClaimRow, Comparison
     from bnexp.experiment import Summary
+    from bnexp.on_ray import Cluster
 
 app = typer.Typer(
     name="bnexp",
@@ -155,21 +164,16 @@ def train(
     """
     from bnexp.workers import available_cores, warm_up
 
-    if executor not in ("local", "ray"):
-        raise errors.UsageError(f"--executor {executor}: local or ray is expected")
-    on_ray = executor == "ray"
-    if not on_ray and (address != "auto" or gpus_per_task):
-        raise errors.UsageError("--address and --gpus-per-task are for --executor ray")
+    cluster = _cluster(executor, address, gpus_per_task)
     if overwrite and (extend or restart_unfinished):
         raise errors.UsageError("--overwrite deletes the folder and the other option keeps it: use one of them")
-    if not (dry_run or on_ray) and workers != "1" and device in ("auto", "cpu") and available_cores() > 1:
+    if not (dry_run or cluster) and workers != "1" and device in ("auto", "cpu") and available_cores() > 1:
         warm_up()
     from bnexp.loading import load_spec
     from bnexp.progress import Progress
 
     spec = load_spec(config, overrides or ())
     from bnexp.experiment import Request, command_line, run_experiment
-    from bnexp.on_ray import Cluster
 
     number = _workers(workers)
     request = Request(
@@ -181,11 +185,11 @@ def train(
         restart_unfinished=restart_unfinished,
         fail_fast=fail_fast,
         max_runs=max_runs,
-        cluster=Cluster(address, gpus_per_task) if on_ray else None,
+        cluster=cluster,
         part=_part(part),
         command=command_line(),
     )
-    observer = Progress(silent=quiet or dry_run)
+    observer = Progress(silent=quiet or dry_run, mute=quiet)
     if not (dry_run or quiet):  # the libraries of the comparison load while workers train
         threading.Thread(target=importlib.import_module, args=("bnexp.comparison",), daemon=True).start()
     summary = run_experiment(spec, request, observer, dry_run=dry_run)
@@ -325,7 +329,10 @@ def _filters(where: str, status: str) -> tuple[dict[str, list[str]], list[str]]:
 @exits
 def init(
     template: Annotated[
-        str, typer.Argument(help="quickstart, lesson, claim or sweep; walkthrough is a notebook.")
+        str,
+        typer.Argument(
+            help="quickstart, lesson, claim or sweep; walkthrough is a notebook.", autocompletion=complete_template
+        ),
     ] = "quickstart",
     output: Annotated[
         Path | None,
@@ -338,12 +345,11 @@ def init(
     Or write the walk-through, a notebook that trains, compares and looks inside, in Python.
     """
     from bnexp import console
-    from bnexp.starting import write_starter
+    from bnexp.starting import NOTEBOOK, write_starter
 
     written = write_starter(template, output, force)
     console.print_written(written)
-    notebook = written[0].suffix == ".ipynb"
-    console.print_next(*(("jupyter", "lab") if notebook else ("bnexp", "check")), written[0])
+    console.print_next(*(("jupyter", "lab") if template == NOTEBOOK else ("bnexp", "check")), written[0])
 
 
 @app.command()
@@ -359,7 +365,7 @@ def doctor(
     from bnexp.health import examine
     from bnexp.progress import Progress
 
-    findings = examine(Progress(silent=True))
+    findings = examine(Progress(silent=True, mute=True))
     if as_json:
         console.print_json({"findings": [finding._asdict() for finding in findings]})
     elif not console_listing.print_findings(findings):
@@ -378,13 +384,21 @@ def schema() -> None:
 @app.command()
 @exits
 def explain(
-    word: Annotated[str, typer.Argument(help="gamma, beta, ics, placement, shift, …", show_default=False)],
+    word: Annotated[
+        str,
+        typer.Argument(
+            help="gamma, beta, ics, placement, shift, …; without one, all words.",
+            autocompletion=complete_word,
+            show_default=False,
+        ),
+    ] = "",
 ) -> None:
     """Say what a word of the report means."""
     from bnexp import console
-    from bnexp.glossary import look_up
+    from bnexp.glossary import GLOSSARY, look_up
 
-    console.print_word(look_up(word))
+    for one in [look_up(word)] if word else GLOSSARY:
+        console.print_word(one)
 
 
 @app.command()
@@ -408,9 +422,10 @@ def check(
     max_runs: Annotated[int, typer.Option(help="Refuse a study of more runs than this.", min=1)] = 100_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Say what would run and what each claim compares; nothing is trained or written.
+    """Say what would run and what each claim compares; nothing is trained, and nothing written to results.
 
-    Every mistake of the spec, its data and its claims is shown with its place (exit code 2).
+    Mistakes are shown with their places (exit code 2): first all of the spec and its overrides, then all of the data
+    files, then all of the claims.
     """
     from bnexp.loading import load_spec
 
@@ -428,8 +443,10 @@ def _print_plan(summary: Summary, arguments: list[str], out: Path | None, as_jso
     from bnexp.claims import resolve_claims
 
     console.print_plan(summary, resolve_claims(summary.outline.spec), as_json)
-    if not as_json:
+    if not as_json and summary.outline.stacks:
         console.print_next("bnexp", *arguments, *(("--out", out) if out else ()))
+    elif not as_json:
+        console.print_next("bnexp", "report", summary.outline.folder)
 
 
 @app.command()
@@ -456,7 +473,9 @@ def compare(
     explain: Annotated[
         bool, typer.Option("--explain", help="Print the rules by which conclusions are drawn, and stop.")
     ] = False,
-    format: Annotated[str, typer.Option(help="table, json, csv, markdown or latex.")] = "table",
+    format: Annotated[
+        str, typer.Option(help="table, json, csv, markdown or latex.", autocompletion=complete_format)
+    ] = "table",
 ) -> None:
     """One row per setting: mean with its 95 % interval over seeds, and the paired difference to the baseline.
 
@@ -530,21 +549,24 @@ def export_(
     results: Annotated[
         Path, typer.Argument(help="A results folder.", autocompletion=complete_results, show_default=False)
     ],
-    to: Annotated[str, typer.Option(help="parquet, tensorboard or safetensors.", show_default=False)],
+    to: Annotated[
+        str,
+        typer.Option(help="parquet, tensorboard or safetensors.", autocompletion=complete_export, show_default=False),
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A new folder [default: NAME-FORMAT].", show_default=False)
+        Path | None, typer.Option("--output", "-o", help="A new folder [default: RESULTS-FORMAT].", show_default=False)
     ] = None,
 ) -> None:
     """Write results for other tools: tables as Parquet, curves for TensorBoard, trained networks as safetensors."""
     from bnexp import console
-    from bnexp.exporting import export, hint
+    from bnexp.exporting import WRITTEN, export, hint
     from bnexp.results import load_results
 
     (found,) = load_results([results])
     console.warn_of_edits([found])
-    folder = output or Path(f"{found.name}-{to}")
+    folder = Path(f"{results.resolve().name}-{to}") if output is None else output
     written = export(found, to, folder)
-    console.print_exported(folder, len(written))
+    console.print_exported(folder, len(written), WRITTEN[to])
     console.print_next(*hint(to, written))
 
 
@@ -567,6 +589,19 @@ def merge_(
     from bnexp.progress import Progress
 
     console.print_merged(merge(results, into, Progress(silent=True), command_line()))
+
+
+def _cluster(executor: str, address: str, gpus_per_task: float) -> Cluster | None:
+    """Which Ray cluster to train on; None for this machine."""
+    if executor == "local" and address == "auto" and not gpus_per_task:
+        return None
+    if executor == "local":
+        raise errors.UsageError("--address and --gpus-per-task are for --executor ray")
+    if executor != "ray":
+        raise errors.UsageError(f"--executor {executor}: local or ray is expected")
+    from bnexp.on_ray import Cluster
+
+    return Cluster(address, gpus_per_task)
 
 
 def _part(text: str) -> tuple[int, int] | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -20,8 +21,36 @@ def complete_results(incomplete: str) -> list[str]:
     from bnexp.layout import SPEC
 
     known = sorted(str(path.parent) for path in ROOT.glob(f"*/{SPEC}"))
-    found = [path for path in known if path.startswith(incomplete)]
+    found = [_escaped(path) for path in known if path.startswith(incomplete)]
     return found or [path for path in _paths(incomplete) if path.endswith("/")]
+
+
+def complete_template(incomplete: str) -> list[str]:
+    """What ``init`` can write."""
+    return _beginning(["quickstart", "lesson", "claim", "sweep", "walkthrough"], incomplete)
+
+
+def complete_word(incomplete: str) -> list[str]:
+    """Words that ``explain`` knows."""
+    from bnexp.glossary import GLOSSARY
+
+    return _beginning([name for word in GLOSSARY for name in word.names if " " not in name], incomplete)
+
+
+def complete_export(incomplete: str) -> list[str]:
+    """Formats of ``export``."""
+    return _beginning(["parquet", "tensorboard", "safetensors"], incomplete)
+
+
+def complete_format(incomplete: str) -> list[str]:
+    """Formats of ``compare``."""
+    from bnexp.console import FORMATS
+
+    return _beginning(FORMATS, incomplete)
+
+
+def _beginning(words: Iterable[str], incomplete: str) -> list[str]:
+    return [word for word in words if word.startswith(incomplete)]
 
 
 def complete_override(incomplete: str) -> list[str]:
@@ -30,6 +59,8 @@ def complete_override(incomplete: str) -> list[str]:
     bash takes a word apart at ``=`` and wants what comes after it alone; other shells hand over the whole.
     """
     words = os.environ.get("COMP_WORDS", "").split()
+    cursor = os.environ.get("COMP_CWORD", "")
+    words = words[: int(cursor) + 1] if cursor.isdecimal() else words  # more may stand after the cursor
     after = _after_equals(words, incomplete)
     if after is not None:
         key, typed = after
@@ -53,17 +84,34 @@ def _after_equals(words: list[str], incomplete: str) -> tuple[str, str] | None:
     return None
 
 
-def _paths(incomplete: str) -> Iterator[str]:
-    """Files and folders, which end with a slash, that begin with what is typed."""
+def _paths(incomplete: str) -> list[str]:
+    """Files and folders, which end with a slash, that begin with what is typed.
+
+    With one folder comes what is in it: so no shell takes the folder for the whole word and puts a blank after it.
+    """
+    found = _entries(incomplete)
+    if len(found) == 1 and found[0].endswith("/"):
+        found += _entries(found[0])
+    return [_escaped(path) for path in found]
+
+
+def _entries(incomplete: str) -> list[str]:
     folder, _, name = incomplete.rpartition("/")
     place = f"{folder}/" if folder or incomplete.startswith("/") else ""
     try:
         entries = sorted(os.scandir(place or "."), key=lambda entry: entry.name)
     except OSError:
-        return
-    for entry in entries:
-        if entry.name.startswith(name) and (name or not entry.name.startswith(".")):
-            yield f"{place}{entry.name}" + ("/" if entry.is_dir() else "")
+        return []
+    return [
+        f"{place}{entry.name}" + ("/" if entry.is_dir() else "")
+        for entry in entries
+        if entry.name.startswith(name) and (name or not entry.name.startswith("."))
+    ]
+
+
+def _escaped(path: str) -> str:
+    """As bash must have it, which puts into its line what it gets; other shells quote by themselves."""
+    return re.sub(r"([^\w@%+=:,./~-])", r"\\\1", path) if "bash" in os.environ.get("_BNEXP_COMPLETE", "") else path
 
 
 def _fields() -> dict[str, Any]:

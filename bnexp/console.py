@@ -318,7 +318,7 @@ def _stack_sizes(sizes: Sequence[int]) -> str:
 
 def duration(seconds: float) -> str:
     """``0.3 s``, ``12 s``, ``3:07 min`` or ``2:05 h``."""
-    if 0 < seconds < 1:
+    if 0.05 <= seconds < 0.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
@@ -329,7 +329,8 @@ def duration(seconds: float) -> str:
 
 def print_next(*words: object) -> None:
     """What to type next, on stderr."""
-    open_console(stderr=True).print(printable(f"next: {shlex.join(map(str, words))}"), soft_wrap=True)
+    said = [f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words]
+    open_console(stderr=True).print(printable(f"next: {shlex.join(said)}"), soft_wrap=True)
 
 
 def print_hints(hints: Sequence[str]) -> None:
@@ -354,9 +355,9 @@ def print_merged(merged: Merged) -> None:
         print_next("bnexp", "report", outline.folder)
 
 
-def print_exported(folder: Path, count: int) -> None:
+def print_exported(folder: Path, count: int, what: str) -> None:
     """How much was exported."""
-    open_console().print(printable(f"{folder}: {count} {'file' if count == 1 else 'files'}"), soft_wrap=True)
+    open_console().print(printable(f"{folder}: {count} {what}"), soft_wrap=True)
 
 
 def print_written(paths: Sequence[Path]) -> None:

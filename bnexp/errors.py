@@ -20,6 +20,7 @@ The command line maps these classes to exit codes; nothing else does.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Self
@@ -64,7 +65,11 @@ class Problem:
         text = f"{self.where}: {self.kind}: {field}{self.message}"
         if self.line is None or self.column is None:
             return text
-        return f"{text}\n    {self.line}\n    {' ' * (self.column - 1)}^"
+        # A wide letter takes two columns.
+        before = sum(
+            2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in self.line[: self.column - 1]
+        )
+        return f"{text}\n    {self.line}\n    {' ' * (before + max(0, self.column - 1 - len(self.line)))}^"
 
 
 class Problems(list[Problem]):

@@ -25,6 +25,7 @@ MEASURES = {
     "gradients": 120e-6,
     "predictions": 50e-6,
 }
+OTHER = 100e-6  # of a measure that is not listed, assumption
 
 
 def study_seconds(
@@ -48,7 +49,9 @@ def _watching(stack: Stack, options: Options, dataset: Dataset) -> float:
     rows = _times(options.evaluate_every, epochs) * held_out * len(options.evaluate)
     rows += _times(options.fit_every, epochs) * fitted
     units = sum(structure.hidden) / 128
-    readings = sum(_times(every["every"], epochs) * units * MEASURES[name] for name, every in options.measure.items())
+    readings = sum(
+        _times(every["every"], epochs) * units * MEASURES.get(name, OTHER) for name, every in options.measure.items()
+    )
     return rows * _row_seconds(structure) + readings + _times(options.evaluate_every, epochs) * READING
 
 

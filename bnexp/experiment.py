@@ -16,12 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from bnexp import source, store
+from bnexp import kernels, source, store
 from bnexp.claim_checks import check_claims
 from bnexp.commits import Commit, Content
 from bnexp.continuation import kept_shards
 from bnexp.data import Dataset, load_dataset
-from bnexp.errors import DeviceUnavailable, Problem, StorageError, UsageError
+from bnexp.errors import DataError, DeviceUnavailable, Problem, StorageError, UsageError
 from bnexp.estimate import study_seconds
 from bnexp.executors import Begun, Job, Message, Messages, answered, run_stacks
 from bnexp.interruption import Interruption
@@ -34,11 +34,12 @@ from bnexp.shard_files import ShardFiles, load_arrays
 from bnexp.spec import SYNTHETIC, DataFields, Spec
 from bnexp.stacks import DEVICE_WORKERS, WORKER_SECONDS, estimated_seconds, make_stacks
 from bnexp.tables import study_tables
-from bnexp.traps import flat_units
+from bnexp.traps import Flat, flat_units
 from bnexp.workers import available_cores
 
 MAX_DATASETS = 100  # assumption; they all lie in memory while a study trains
 MAX_STUDY_GENERATED = 2**23
+MOST_WARNINGS = 5
 COMMIT_EVERY = 2.0  # seconds between commits of a stack, or
 COMMIT_SHARE = 50  # so many times as long as the last one took
 
@@ -130,13 +131,15 @@ def _run(
     dry_run: bool = False,
 ) -> Summary:
     folder = request.out or Path("results") / (spec.name + part_suffix(request.part))
+    store.check_place(folder)
     if dry_run:
         kept = kept_shards(folder, spec, runs, request, datasets, device, locked=False)
         outline = _outline(spec, folder, device, runs, make_plan(runs, _ids(kept)), kept, request, datasets)
         waiting = [run for stack in outline.stacks if stack.epoch is None for run in stack.runs]
-        summary = Summary(outline, warnings=[one.warning(spec) for one in flat_units(waiting, datasets)])
-        for problem in summary.warnings:
-            observer.warn(problem)
+        with kernels.spared():
+            flat = flat_units(waiting, datasets)
+        summary = Summary(outline)
+        _warn(flat, summary, observer)
         return summary
     with store.locked(folder) as still_there:
         kept = kept_shards(folder, spec, runs, request, datasets, device)
@@ -157,6 +160,17 @@ def part_suffix(part: tuple[int, int] | None) -> str:
     return f"-part-{part[0]}-of-{part[1]}" if part else ""
 
 
+def _warn(flat: Sequence[Flat], summary: Summary, observer: Observer) -> None:
+    """Tell of units without variance, of the first kinds of networks only: nobody reads a hundred."""
+    for one in flat:
+        problem = one.warning(summary.outline.spec)
+        if len(summary.warnings) == MOST_WARNINGS:
+            problem = replace(problem, message="other networks have such units, too", line=None)
+        if len(summary.warnings) <= MOST_WARNINGS:
+            summary.warnings.append(problem)
+            observer.warn(problem)
+
+
 def _check_size(spec: Spec, max_runs: int) -> None:
     """Raise UsageError for a study that nobody meant, before anything is made of it."""
     runs = len(spec.settings) * len(spec.seeds)
@@ -175,12 +189,19 @@ def _check_size(spec: Spec, max_runs: int) -> None:
 def load_datasets(spec: Spec) -> dict[DataFields, Dataset]:
     """Each data set that the spec names, once: label noise is drawn later, per seed, so it does not make another."""
     clean: dict[DataFields, Dataset] = {}
+    faults: dict[DataFields, str] = {}
     found = {}
     for fields in dict.fromkeys(setting.data for setting in spec.settings):
         key = fields.model_copy(update={"label_noise": 0.0})
-        if key not in clean:
-            clean[key] = load_dataset(key)
-        found[fields] = clean[key]
+        try:
+            if key not in clean and key not in faults:
+                clean[key] = load_dataset(key)
+        except DataError as error:  # of several data sets, all are told
+            faults[key] = str(error)
+        if key in clean:
+            found[fields] = clean[key]
+    if faults:
+        raise DataError("\n".join(dict.fromkeys(faults.values())))
     return found
 
 
@@ -308,11 +329,9 @@ class _Study:
 
     def keep(self, stack: Stack, message: Message) -> bool:
         """Keep what a message brings, and commit where it brings a checkpoint; whether one of the stack is wanted."""
-        for one in message.flat:
-            if one.run.structure not in self.warned:
-                self.warned.add(one.run.structure)
-                self.summary.warnings.append(one.warning(self.spec))
-                self.observer.warn(self.summary.warnings[-1])
+        flat = [one for one in message.flat if one.run.structure not in self.warned]
+        self.warned |= {one.run.structure for one in flat}
+        _warn(flat, self.summary, self.observer)
         if message.difference is not None:
             self.summary.stack_difference = message.difference
         # A worker that is lost may have finished some of its stack's shards.

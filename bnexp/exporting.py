@@ -5,6 +5,8 @@ Each format needs a library of its own, an extra of the package (``pip install '
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +25,7 @@ from bnexp.results import Results
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+LONGEST = 150  # letters of a file's name, without what comes after; systems take 255 bytes
 _ODD = re.compile(r"[^A-Za-z0-9=,.+-]+")
 
 
@@ -37,17 +40,22 @@ def export(results: Results, kind: str, folder: Path) -> list[Path]:
     library, write = KINDS[kind]
     if find_spec(library) is None:
         raise UsageError(f"--to {kind}: needs {library}, which is not installed; pip install 'bnexp[{kind}]'")
+    if folder.name in ("", ".."):
+        raise UsageError(f"{folder}: not the name of a new folder; name one with -o DIR")
+    if folder.exists():
+        raise UsageError(f"{folder}: is there already; remove it, or name another with -o DIR")
     whole = folder.with_name(folder.name + files.TEMPORARY)
-    for place in (folder, whole):
-        if place.exists():
-            raise UsageError(f"{place}: is there already; remove it, or name another with -o DIR")
-    try:
-        files.make_folder(whole)
-        with files.storage(folder):
+    with files.storage(folder):
+        files.make_folder(folder.parent)
+        try:
+            whole.mkdir()
+        except FileExistsError:
+            raise UsageError(f"{whole}: is there already, from an export that was cut off or still runs") from None
+        try:
             written = list(write(results, whole))
             whole.rename(folder)
-    finally:
-        shutil.rmtree(whole, ignore_errors=True)
+        finally:
+            shutil.rmtree(whole, ignore_errors=True)
     return [folder / path.relative_to(whole) for path in written]
 
 
@@ -62,9 +70,10 @@ def _parquet(results: Results, folder: Path) -> Iterator[Path]:
 
 
 def _tensorboard(results: Results, folder: Path) -> Iterator[Path]:
-    """One event folder a run; every column of every table that has epochs is a scalar, its step the epoch.
+    """One event folder a run; every column of a table that has epochs is a scalar, its step the epoch, or the step.
 
-    Tags are table/label/…/column: ``curves/test_loss``, ``activations/layer=1/tap=affine/mean``.
+    Tags are table/label/…/column: ``curves/test_loss``, ``activations/layer=1/tap=affine/mean``. Left out are
+    predictions, which are no series.
     """
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -73,7 +82,7 @@ def _tensorboard(results: Results, folder: Path) -> Iterator[Path]:
     scalars: dict[str, list[tuple[str, int, float]]] = {str(run): [] for run in results.runs["run"]}
     for table in results.tables:
         frame = results.table(table)
-        if frame is not None and {"run", "epoch"} <= set(frame.columns):
+        if frame is not None and {"run", "epoch"} <= set(frame.columns) and table != "predictions":
             for run, rows in _scalars(table, frame, results.labels(table) or ()).items():
                 scalars.setdefault(run, []).extend(rows)
     for run, rows in scalars.items():
@@ -88,15 +97,16 @@ def _tensorboard(results: Results, folder: Path) -> Iterator[Path]:
 
 
 def _scalars(table: str, frame: DataFrame, labels: tuple[str, ...]) -> Mapping[str, list[tuple[str, int, float]]]:
-    """Run → (tag, epoch, value) for each number that is there."""
+    """Run → (tag, step, value) for each number that is there."""
     found: dict[str, list[tuple[str, int, float]]] = {}
-    keys = [name for name in labels if name in frame.columns and name not in ("run", "epoch")]
-    values = [name for name in frame.columns if name not in ("run", "epoch", *keys) and is_numeric_dtype(frame[name])]
-    for name in values:
-        rows = frame[["run", "epoch", *keys, name]].dropna(subset=[name])
-        for run, epoch, *labelled, value in rows.itertuples(index=False, name=None):
+    place = "step" if "step" in frame.columns else "epoch"  # steps are counted through all epochs
+    keys = [name for name in labels if name in frame.columns and name not in ("run", "epoch", place)]
+    own = ("run", "epoch", place, *keys)
+    for name in (name for name in frame.columns if name not in own and is_numeric_dtype(frame[name])):
+        rows = frame[["run", place, *keys, name]].dropna(subset=[name])
+        for run, at, *labelled, value in rows.itertuples(index=False, name=None):
             tag = "/".join([table, *(f"{key}={label}" for key, label in zip(keys, labelled, strict=True)), name])
-            found.setdefault(str(run), []).append((tag, int(epoch), float(value)))
+            found.setdefault(str(run), []).append((tag, int(at), float(value)))
     return found
 
 
@@ -117,23 +127,25 @@ def _safetensors(results: Results, folder: Path) -> Iterator[Path]:
 
 
 def _file_name(run: str) -> str:
-    """A run's id as the name of a file; ids of folders that came by mail may hold anything."""
-    return _ODD.sub("_", run).lstrip(".")[:200] or "_"
+    """A run's id as the name of a file; one that is long or odd is cut and gets its checksum, so that names differ."""
+    plain = _ODD.sub("_", run).lstrip(".")[:LONGEST]
+    return plain if plain and plain == run else f"{plain}-{hashlib.sha256(run.encode()).hexdigest()[:12]}"
 
 
 Writer = Callable[[Results, Path], Iterator[Path]]
-KINDS: dict[str, tuple[str, Writer]] = {  # with the library that each needs, which bears the name of its extra
+KINDS: dict[str, tuple[str, Writer]] = {  # by the name of the extra, the library that it brings
     "parquet": ("pyarrow", _parquet),
     "tensorboard": ("tensorboard", _tensorboard),
     "safetensors": ("safetensors", _safetensors),
 }
+WRITTEN = {"parquet": "tables", "tensorboard": "runs", "safetensors": "networks"}
 
 
 def hint(kind: str, written: Sequence[Path]) -> list[str]:
     """A command to see what was written."""
     if kind == "tensorboard":
         return ["tensorboard", "--logdir", str(written[0].parent)]
-    first = repr(str(written[0]))
+    first = json.dumps(str(written[0]), ensure_ascii=False)
     code = {
         "parquet": f"import pandas; pandas.read_parquet({first}).info()",
         "safetensors": f"from safetensors.numpy import load_file; [*map(print, load_file({first}).items())]",

@@ -25,7 +25,16 @@ model: {hidden: [64, 64], norm: full}
 train: {epochs: 5}
 seeds: 1
 """
-EXTRAS = {"triton": "one program a run on a GPU", "jax": "a peer of the benchmark", "playwright": "the page's tests"}
+EXTRAS = {  # by the module that each brings
+    "triton": "one program a run on a GPU",
+    "pyarrow": "export --to parquet",
+    "tensorboard": "export --to tensorboard",
+    "safetensors": "export --to safetensors",
+    "ray": "train --executor ray",
+    "nbclient": "runs the walk-through in the tests",
+    "jax": "a peer of the benchmark",
+    "playwright": "the page's tests",
+}
 
 
 class Finding(NamedTuple):

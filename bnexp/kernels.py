@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -26,6 +27,17 @@ KINDS = {"sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "linear": LINEAR}
 _CAREFUL = {"reassoc", "contract", "nsz"}  # what the compiler may do to floating-point numbers
 _waiting: list[tuple[dict[str, Any], Callable[..., Any], set[str]]] = []
 _handed_over: list[str] = []
+
+
+@contextmanager
+def spared() -> Iterator[None]:
+    """No loop is loaded in here, NumPy alone computes: for a few small products, before there is any thread."""
+    global AVAILABLE
+    before, AVAILABLE = AVAILABLE, False
+    try:
+        yield
+    finally:
+        AVAILABLE = before
 
 
 def compiled(loop: Loop, flags: set[str] = _CAREFUL) -> Loop:

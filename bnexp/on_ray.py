@@ -1,7 +1,8 @@
-"""Stacks on a Ray cluster: a task trains one, streams its epochs back, and the process that was started writes them.
+"""Stacks on a Ray cluster: its processes train them, and the one that was started receives their epochs and writes.
 
-No disk is shared: the data sets lie in Ray's object store once, checkpoints come and go with the tasks. A task that is
-lost (its process killed, its node gone) is started again from the last commit of its shards, three times.
+No disk is shared: the data sets lie in Ray's object store once, checkpoints come and go with messages. A stack whose
+process is lost (killed, or its node is gone) is trained by another from the last commit of its shards; the third time
+it is given up. (Actors, not streaming tasks, which Ray Client has not.)
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from bnexp.errors import DeviceUnavailable, UsageError
 from bnexp.executors import (
     LOOK_EVERY,
-    REPLACEMENTS,
     Begun,
     Job,
     Message,
@@ -33,8 +32,8 @@ from bnexp.executors import (
 from bnexp.plan import Stack
 from bnexp.workers import THREADS, available_cores, one_thread
 
-CHECKPOINT_EVERY = 2.0  # seconds after which a task sends one unasked: nobody can ask it
-AHEAD = 2  # tasks that wait in Ray for a free core, so that none is idle
+TRIES = 3  # of a stack, before it is given up
+AHEAD = 1  # stacks that wait in Ray for a free core: an autoscaler sees that more are wanted
 
 
 class Cluster(NamedTuple):
@@ -86,97 +85,119 @@ def connected(cluster: Cluster, workers: int | None) -> Iterator[int]:
 def run_on_ray(
     stacks: Sequence[Stack], job: Job, cluster: Cluster, slots: int, saved: Saved, stop: Callable[[], bool]
 ) -> Messages:
-    """Train every stack in tasks, as ``bnexp.executors.run_stacks`` does in workers; once ``stop`` says so, cancel."""
-    tasks = _Tasks(stacks, job, cluster, saved)
+    """Train every stack on the cluster, as ``bnexp.executors.run_stacks`` does here; once ``stop`` says so, cancel."""
+    crew = _Crew(stacks, job, cluster, saved)
     try:
-        while tasks.waiting or tasks.running:
-            while tasks.waiting and len(tasks.running) < slots + AHEAD:
-                tasks.submit()
-            for index in tasks.ready():
-                yield from tasks.take(index)
+        while crew.waiting or crew.busy:
+            crew.deal(slots + AHEAD)
+            for trainer in crew.ready():
+                yield from crew.take(trainer)
             if stop():
                 return
     finally:
-        tasks.cancel()
+        crew.close()
 
 
-class _Tasks:
-    """Stacks that wait, and the tasks that train the others."""
+class _Trainer:
+    """A process of the cluster: one stack at a time, a message a call."""
+
+    def begin(self, index: int, stack: Stack, begun: Sequence[Begun | None], job: Job) -> None:
+        """Take up a stack."""
+        self.asked, self.device = False, job.device
+        self.messages = train_stack(index, stack, begun, job, self._wanted)
+
+    def more(self, asked: bool) -> Message | None:
+        """Train until there is something to say; ``asked`` for a checkpoint. None after the last message."""
+        from bnexp.origin import computed_by
+
+        self.asked |= asked
+        with one_thread():
+            message = next(self.messages, None)
+        if message is not None and message.device_lost:
+            raise RuntimeError("the device was lost")
+        if message is None or message.arrays is None:
+            return message
+        return message._replace(computed_by={**computed_by(self.device), "host": socket.gethostname()})
+
+    def _wanted(self) -> bool:
+        asked, self.asked = self.asked, False
+        return asked
+
+
+class _Crew:
+    """The cluster's trainers, who trains what, and the stacks that wait."""
 
     def __init__(self, stacks: Sequence[Stack], job: Job, cluster: Cluster, saved: Saved) -> None:
         import ray
 
         self.ray, self.stacks, self.saved = ray, stacks, saved
         self.waiting = deque(range(len(stacks)))
-        self.running: dict[int, Any] = {}  # stack -> its stream of messages
+        self.idle: list[Any] = []
+        self.busy: dict[Any, int] = {}  # trainer -> stack
+        self.expected: dict[Any, deque[Any]] = {}  # trainer -> its next messages
         self.lost = [0] * len(stacks)
         self.job = ray.put(job)
-        self.remote = ray.remote(_train_remotely).options(
-            num_cpus=0 if cluster.gpus_per_task else 1,
-            num_gpus=cluster.gpus_per_task,
-            max_retries=0,
-            num_returns="streaming",
-        )
+        gpus = cluster.gpus_per_task
+        self.trainer: Any = ray.remote(_Trainer).options(num_cpus=0 if gpus else 1, num_gpus=gpus, max_restarts=0)
 
-    def submit(self) -> None:
-        """Hand the next stack over."""
-        index = self.waiting.popleft()
-        stack = self.stacks[index]
-        self.running[index] = self.remote.remote(index, stack, begun_of(stack, self.saved), self.job)
+    def deal(self, most: int) -> None:
+        """Give stacks to idle trainers, and to new ones while there are not too many."""
+        while self.waiting and (self.idle or len(self.busy) < most):
+            trainer: Any = self.idle.pop() if self.idle else self.trainer.remote()
+            index = self.busy[trainer] = self.waiting.popleft()
+            stack = self.stacks[index]
+            trainer.begin.remote(index, stack, begun_of(stack, self.saved), self.job)
+            # Two calls ahead: it trains on while a message is on its way.
+            self.expected[trainer] = deque(trainer.more.remote(False) for _ in range(2))
 
-    def ready(self) -> list[int]:
-        """Stacks of which there is something to take."""
-        streams = {stream: index for index, stream in self.running.items()}
-        if not streams:
+    def ready(self) -> list[Any]:
+        """Trainers that have something to say."""
+        heads = {calls[0]: trainer for trainer, calls in self.expected.items()}
+        if not heads:
             return []
-        found, _ = self.ray.wait(list(streams), num_returns=len(streams), timeout=0, fetch_local=False)
+        found, _ = self.ray.wait(list(heads), num_returns=len(heads), timeout=0)
         if not found:
-            found, _ = self.ray.wait(list(streams), num_returns=1, timeout=LOOK_EVERY, fetch_local=False)
-        return [streams[stream] for stream in found]
+            found, _ = self.ray.wait(list(heads), num_returns=1, timeout=LOOK_EVERY)
+        return [heads[call] for call in found]
 
-    def take(self, index: int) -> Iterator[Message]:
-        """The next message of a stack, or that its task is gone."""
+    def take(self, trainer: Any) -> Messages:
+        """A trainer's next message, or that it is gone."""
+        index, stack = self.busy[trainer], self.stacks[self.busy[trainer]]
         try:
-            message = self.ray.get(next(self.running[index]))
-        except StopIteration:  # ended, and its last message did not say so
-            why = "the task ended early"
-        except self.ray.exceptions.RayError as error:
-            why = str(error).strip().splitlines()[-1]
-        else:
-            if message.done:
-                del self.running[index]
-            yield message
+            message = self.ray.get(self.expected[trainer].popleft())
+            if message is None:
+                raise RuntimeError("the task ended before its last epoch")
+        except (self.ray.exceptions.RayError, RuntimeError) as error:
+            self.dismiss(trainer)
+            self.lost[index] += 1
+            if self.lost[index] < TRIES:
+                self.waiting.appendleft(index)
+                yield go_on_again(index, stack)
+            else:
+                why = str(error).strip().splitlines()[-1]
+                yield given_up(index, stack, f"its task was lost {TRIES} times: {why}")
             return
-        del self.running[index]
-        self.lost[index] += 1
-        stack = self.stacks[index]
-        if self.lost[index] > REPLACEMENTS:
-            yield given_up(index, stack, f"its task was lost {self.lost[index]} times: {why}")
-        else:
-            yield go_on_again(index, stack)
-            self.waiting.appendleft(index)
-
-    def cancel(self) -> None:
-        """End what still runs."""
-        for stream in self.running.values():
-            with suppress(Exception):  # the cluster may be gone
-                self.ray.cancel(stream, force=False)
-
-
-def _train_remotely(index: int, stack: Stack, begun: Sequence[Begun | None], job: Job) -> Iterator[Message]:
-    """A task's life: messages of one stack, every few seconds with a checkpoint."""
-    from bnexp.origin import computed_by
-
-    last = time.monotonic()
-
-    def wanted() -> bool:
-        return time.monotonic() - last > CHECKPOINT_EVERY
-
-    with one_thread():
-        here = {**computed_by(job.device), "host": socket.gethostname()}
-        for message in train_stack(index, stack, begun, job, wanted):
-            if message.device_lost:
-                raise RuntimeError("the device was lost")
-            if message.arrays is not None:
-                last, message = time.monotonic(), message._replace(computed_by=here)
+        if message.done:
+            if self.waiting:
+                del self.busy[trainer], self.expected[trainer]
+                self.idle.append(trainer)
+            else:  # another may wait for its CPU
+                self.dismiss(trainer)
             yield message
+        else:
+            asked = yield message
+            self.expected[trainer].append(trainer.more.remote(bool(asked)))
+
+    def dismiss(self, trainer: Any) -> None:
+        """Let a trainer go, whatever it does."""
+        del self.busy[trainer], self.expected[trainer]
+        with suppress(Exception):  # it is gone, or the cluster is
+            self.ray.kill(trainer)
+
+    def close(self) -> None:
+        """End all of them."""
+        for trainer in list(self.busy):
+            self.dismiss(trainer)
+        for trainer in self.idle:
+            with suppress(Exception):
+                self.ray.kill(trainer)

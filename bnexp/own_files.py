@@ -35,8 +35,19 @@ class _Faults:
         if len(self.problems) == self.MOST:
             raise self.error(f"and more: only the first {self.MOST} are shown")
         place = f"{self.path}:row {row}" + ("" if column is None else f", column {column!r}")
-        caret = sum(len(cell) + 1 for cell in cells[:at]) + 1
-        self.problems.append(Problem.pointing(place, "", message, ",".join(cells), caret))
+        if not cells:
+            self.problems.append(Problem(place, "", message))
+            return
+        shown = [f'"{cell}"' if "," in cell else cell for cell in cells]
+        caret = sum(len(cell) + 1 for cell in shown[:at]) + 1
+        self.problems.append(Problem.pointing(place, "", message, ",".join(shown), caret))
+
+    def with_its_own(self, records: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
+        """The records; where the file cannot be read on, that is told after what was found before."""
+        try:
+            yield from records
+        except DataError as error:
+            raise self.error(str(error)) from None
 
     def raise_if_any(self) -> None:
         """Raise DataError with all that was found."""
@@ -60,7 +71,7 @@ def read_csv(fields: DataFields) -> Raw:
     _check_header(header, fields.target or "", faults)
     target = header.index(fields.target or "")
     features, texts, rows = array("d"), list[str](), list[int]()
-    for row, cells in records:
+    for row, cells in faults.with_its_own(records):
         if len(cells) != len(header):
             message = f"{len(cells)} cells, but the header has {len(header)}; quote cells that hold commas"
             faults.add(row, message, cells, min(len(cells), len(header)))

@@ -56,6 +56,7 @@ class Tally:
     def __init__(self, outline: Outline) -> None:
         from bnexp.stacks import estimated_seconds
 
+        self.lock = threading.Lock()  # reports come while another thread draws
         self.stacks, self.workers = outline.stacks, outline.workers
         self.work = [estimated_seconds(stack) or 1e-9 for stack in self.stacks]
         self.place = {stack: index for index, stack in enumerate(self.stacks)}
@@ -67,11 +68,16 @@ class Tally:
 
     def report(self, stack: Stack, message: Message, now: float) -> None:
         """Take a message in; ``now`` in seconds of any clock."""
+        with self.lock:
+            self._report(stack, message, now)
+
+    def _report(self, stack: Stack, message: Message, now: float) -> None:
         at, working = self.place[stack], min(self.workers, len(self.stacks) - sum(self.finished))
-        self.reached[at], self.alive[at] = max(self.begun[at], message.epoch), message.alive
+        if not message.error:
+            self.reached[at], self.alive[at] = max(self.begun[at], message.epoch), message.alive
         if message.outcomes is not None:
             self.runs += sum(len(stack.shards[place].runs) for place in message.shards)
-        if message.loss == message.loss:
+        if message.loss == message.loss and not message.error:
             self.loss = message.loss
         self.finished[at] |= message.done
         if self.last != self.last:
@@ -92,6 +98,10 @@ class Tally:
 
     def standing(self, now: float) -> Standing:
         """How far the study is."""
+        with self.lock:
+            return self._standing(now)
+
+    def _standing(self, now: float) -> Standing:
         sizes, rest, left = [len(stack.runs) for stack in self.stacks], self._rest(), None
         done = sum(self.work) - sum(rest) - self.first
         if done > 0:
@@ -142,8 +152,8 @@ def _whatever_the_terminal_says(method: Callable[..., None]) -> Callable[..., No
 class Progress:
     """Shows how far a study is, where there is something to train."""
 
-    def __init__(self, silent: bool = False) -> None:
-        self.silent = silent
+    def __init__(self, silent: bool = False, mute: bool = False) -> None:
+        self.silent, self.mute = silent, mute  # mute: no warnings either
         self.console = open_console(stderr=True)
         self.surface: _Changing | _Notebook | _Log | None = None
 
@@ -153,14 +163,13 @@ class Progress:
         self.tally = Tally(outline)
         if self.silent or not outline.stacks:
             return
-        kind = _Notebook if self.console.is_jupyter else _Changing if self.console.is_terminal else _Log
+        changing = self.console.is_interactive and self.console.file.isatty()  # a dumb terminal takes nothing back
+        kind = _Notebook if self.console.is_jupyter else _Changing if changing else _Log
         self.surface = kind(self.console, outline, self.tally)
 
     @_whatever_the_terminal_says
     def epoch(self, stack: Stack, message: Message) -> None:
         """Move the line."""
-        if message.error:
-            return
         self.tally.report(stack, message, time.monotonic())
         if self.surface is not None:
             self.surface.update()
@@ -168,7 +177,8 @@ class Progress:
     @_whatever_the_terminal_says
     def warn(self, problem: Problem) -> None:
         """What is allowed and probably not meant; also where progress is not shown."""
-        print_problem(self.console, problem)
+        if not self.mute:
+            print_problem(self.console, problem)
 
     @_whatever_the_terminal_says
     def end(self) -> None:
@@ -238,8 +248,10 @@ class _Log:
         self.lock = threading.Lock()
         runs = sum(len(stack.runs) for stack in outline.stacks)
         done = f", {outline.done} finished before" if outline.done else ""
-        self.write(f"{self.name}: {runs} runs on {outline.device}, {outline.workers} workers{done}")
-        threading.Thread(target=self.speak, daemon=True).start()
+        workers = f"{outline.workers} worker{'s' if outline.workers > 1 else ''}"
+        self.write(f"{self.name}: {runs} runs on {outline.device}, {workers}{done}")
+        self.speaker = threading.Thread(target=self.speak, daemon=True)
+        self.speaker.start()
 
     def update(self) -> None:
         """A line, if another tenth is done."""
@@ -270,3 +282,4 @@ class _Log:
     def end(self) -> None:
         """No more of them."""
         self.ended.set()
+        self.speaker.join(1)

@@ -50,7 +50,7 @@ class Part:
     said: Mapping[str, Content] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Results:
     """One results folder. ``runs`` has one row per run in plan order, runs that are not finished included."""
 
@@ -61,6 +61,9 @@ class Results:
     parts: tuple[Part, ...] = field(repr=False, default=())
     edited: tuple[str, ...] = ()  # top CSVs that are not what training wrote
     _read: dict[str, DataFrame | None] = field(init=False, repr=False, default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Results {self.name}: {len(self.runs)} runs in {self.folder}>"
 
     @property
     def name(self) -> str:

@@ -66,6 +66,10 @@ def write_starter(name: str, path: Path | None = None, force: bool = False) -> l
     else:
         path = path or Path("config.yaml")
         contents = {path: starter(name), path.parent / SCHEMA_FILE: schema_text()}
+    if path.name == SCHEMA_FILE:
+        raise UsageError(
+            f"{path}: is the name of the schema, which is written beside the spec; name another with -o FILE"
+        )
     if path.exists() and not force:
         raise UsageError(f"{path}: is there already; name another with -o FILE, or replace it with --force")
     try:

@@ -33,6 +33,7 @@ from bnexp.shard_files import check, load_arrays, tidy
 from bnexp.spec import Setting
 from bnexp.tables import first_field, header, line, outcome_header, run_values
 
+MOST_SAID = 500  # letters that a holder says of itself
 SIGNED_WITHIN = 2.0  # seconds after which who took the lock has said so, or will not
 
 
@@ -42,8 +43,7 @@ def locked(folder: Path) -> Iterator[Callable[[], None]]:
 
     Gives a call that raises StorageError once the folder is not at its place any more.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: not a folder; name another with --out DIR")
+    check_place(folder)
     files.make_folder(folder)
     refuse_links(folder)
     with files.storage(folder):
@@ -64,6 +64,17 @@ def locked(folder: Path) -> Iterator[Callable[[], None]]:
         with suppress(OSError):
             holder.unlink()
         lock.release()
+
+
+def check_place(folder: Path) -> None:
+    """Raise UsageError where no folder can be, as something else stands there or above it, and StorageError."""
+    with files.storage(folder):
+        for place in (folder, *folder.parents):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                place.lstat()
+                if not place.is_dir():
+                    raise UsageError(f"{place}: not a folder; name another with --out DIR")
+                return
 
 
 class _StillThere:
@@ -88,8 +99,9 @@ def _holder(folder: Path) -> str:
     """Who holds the lock, as far as that is known: it may have been taken this moment, and not be signed yet."""
     latest = time.monotonic() + SIGNED_WITHIN
     while True:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            said = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
+            with (folder / HOLDER).open(encoding="utf-8") as stream:
+                said = json.loads(stream.read(MOST_SAID))
             pid, host = int(said["pid"]), str(said["host"])
             if host != socket.gethostname() or _lives(pid):
                 return f" (process {pid} on {host[:64]!r})"

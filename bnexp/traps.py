@@ -38,7 +38,7 @@ class Flat(NamedTuple):
         others = f" (as {self.affected} of {self.looked_at} such networks)" if self.looked_at > 1 else ""
         message = (
             f"{self.run.id}{others}: {self.units} of {self.run.structure.hidden[self.layer - 1]} units of layer "
-            f"{self.layer} have no variance over all {self.rows} training rows at the start; the norm makes them the "
+            f"{self.layer} without variance over all {self.rows} training rows at the start; the norm makes them the "
             "same for every row, so they tell the next layer nothing"
         )
         problem: Problem = spec.locate(self.run.setting, "model.norm", message)
@@ -49,7 +49,7 @@ def flat_units(runs: Sequence[Run], datasets: Mapping[DataFields, Dataset]) -> l
     """Where σ of a norm's input is 0 before training, over all training rows.
 
     Earlier layers are normalised by the statistics of the same rows. Looked at are networks whose norm uses batch
-    statistics, of those that start alike the first seeds.
+    statistics, of those that start alike the first seeds, and the first 60 kinds.
     """
     found = []
     for networks in _samples(runs):
@@ -57,7 +57,7 @@ def flat_units(runs: Sequence[Run], datasets: Mapping[DataFields, Dataset]) -> l
         features = datasets[structure.data].train.features
         every = -(-len(features) // SCREENED)
         suspects = [run for run, _, _ in _without_variance(structure, networks, features[::every])]
-        flat = list(_without_variance(structure, suspects, features))
+        flat = [one for run in suspects for one in _without_variance(structure, [run], features)]  # memory for one
         if flat:
             found.append(Flat(*flat[0], len(flat), len(networks), len(features)))
     return found

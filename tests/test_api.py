@@ -164,3 +164,15 @@ def test_no_module_without_weights(study, tmp_path):
     shutil.rmtree(tmp_path / "mailed/shards")
     with pytest.raises(ResultsError, match="no weights"):
         bnexp.load(tmp_path / "mailed").module("norm=full,lr=0.1,seed=0")
+
+
+def test_one_override_may_be_a_text_and_where_is_a_dict(study, tmp_path):
+    assert len(bnexp.train(SPEC, "seeds=1", tmp_path / "one", workers=1, progress=False).runs) == len(study.runs) / 3
+    with pytest.raises(UsageError, match="a dict is expected"):
+        bnexp.compare(study, where="lr=1")
+    with pytest.raises(UsageError, match="a dict is expected"):
+        bnexp.compare(study, baseline="none")
+
+
+def test_results_show_themselves_briefly(study):
+    assert repr(study) == f"<Results small: {len(study.runs)} runs in {study.folder}>"

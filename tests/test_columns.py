@@ -316,7 +316,7 @@ def test_exit_codes_of_the_command(results, tmp_path):
     found = bnexp(
         "compare", results.folder, "--metric", "parameters.weight_norm:layer=2", "--format", "json", cwd=tmp_path
     )
-    assert (found.returncode, found.stderr) == (0, "")
+    assert (found.returncode, found.stderr) == (0, f"next: bnexp report {results.folder}\n")
     row = json.loads(found.stdout)["comparisons"][0]["rows"][0]
     assert row["center"] == pytest.approx(scipy.stats.gmean(by_hand(results, "none", 0.1, "last")))
     found = bnexp("compare", results.folder, "--metric", "parameters.weight_norm", cwd=tmp_path)

@@ -566,6 +566,28 @@ def test_all_faults_of_a_csv_file_come_at_once(tmp_path: Path) -> None:
     )
 
 
+def test_what_was_found_before_a_file_ends_badly_is_told(tmp_path: Path) -> None:
+    path = write_csv(tmp_path, [("x", 0), *GOOD, '1,"open'], "a,y")
+    with pytest.raises(DataError) as caught:
+        load("csv", path=path, target="y")
+    lines = str(caught.value).split("\n")
+    assert ":row 2, column 'a': error: 'x' is not a number" in lines[0]
+    assert ": not csv (" in lines[-1]
+
+
+def test_a_caret_stands_under_its_cell(tmp_path: Path) -> None:
+    """Also after cells that are shown in quotes, and letters as wide as two."""
+    path = write_csv(tmp_path, [*((i, i, i % 2) for i in range(20)), ('"1,5"', "漢字", 0)], "a,b,y")
+    with pytest.raises(DataError) as caught:
+        load("csv", path=path, target="y")
+    assert str(caught.value).split("\n")[1:3] == ['    "1,5",漢字,0', "    ^"]
+    assert str(caught.value).split("\n")[4:6] == ['    "1,5",漢字,0', "          ^"]
+    path = write_csv(tmp_path, [*((i, i, i % 2) for i in range(20)), (1, 2, 0), ("漢字", "x", 0)], "a,b,y")
+    with pytest.raises(DataError) as caught:
+        load("csv", path=path, target="y")
+    assert str(caught.value).split("\n")[5] == "         ^"
+
+
 @pytest.mark.parametrize("cells", [("x", 0), (0, "3O"), (0, "")])
 def test_of_many_faults_the_first_are_shown(tmp_path: Path, cells: tuple[Any, Any]) -> None:
     path = write_csv(tmp_path, [*((i, i) for i in range(40)), *[cells] * 30], "a,y")

@@ -34,6 +34,17 @@ def test_init_writes_it(tmp_path, monkeypatch, capsys):
     assert "next: jupyter lab walkthrough.ipynb" in capsys.readouterr().err
 
 
+def test_what_is_suggested_goes_by_the_template(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    app(["init", "walkthrough", "-o", "note.txt"], standalone_mode=False)
+    assert "next: jupyter lab note.txt" in capsys.readouterr().err
+    app(["init", "lesson", "-o", "-odd.yaml"], standalone_mode=False)
+    assert "next: bnexp check ./-odd.yaml" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        app(["init", "lesson", "-o", "bnexp.schema.json", "--force"])
+    assert end.value.code == 2
+
+
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own
 def test_every_cell_runs(tmp_path):
     missing = [name for name in ("nbclient", "ipykernel") if importlib.util.find_spec(name) is None]
@@ -53,6 +64,7 @@ def test_every_cell_runs(tmp_path):
     assert progress.data["text/plain"].startswith("walkthrough  54/54 runs  810/810 epochs")
     assert all("text/html" in one.data for one in (runs, table, verdicts, by_hand, inside))
     assert verdicts.data["text/plain"].count("supported") + verdicts.data["text/plain"].count("undecided") == 2
+    assert "nan" not in verdicts.data["text/plain"].lower()
     assert "vega" in chart.data["text/html"]
     assert "(norm1): BatchNorm1d(32" in network.data["text/plain"]
     assert page.data["text/plain"] == "[PosixPath('walkthrough.html')]"

@@ -19,6 +19,7 @@ from tools import make_dataset, make_spec, runs_of
 
 import bnexp.progress
 from bnexp.console import duration
+from bnexp.errors import Problem
 from bnexp.executors import Message
 from bnexp.plan import make_plan
 from bnexp.progress import Progress, Standing, Tally, fitting, words_of
@@ -108,8 +109,8 @@ def test_a_line_fits(width):
 
 
 def test_durations():
-    shown = [duration(seconds) for seconds in (0, 0.04, 0.96, 1.4, 59.4, 59.6, 187, 3599, 7384)]
-    assert shown == ["0 s", "0.0 s", "1.0 s", "1 s", "59 s", "1:00 min", "3:07 min", "59:59 min", "2:03 h"]
+    shown = [duration(seconds) for seconds in (0, 0.04, 0.06, 0.96, 1.4, 59.4, 59.6, 187, 3599, 7384)]
+    assert shown == ["0 s", "0 s", "0.1 s", "1 s", "1 s", "59 s", "1:00 min", "3:07 min", "59:59 min", "2:03 h"]
 
 
 # --- a terminal -------------------------------------------------------------------------------------------------------
@@ -193,13 +194,51 @@ def test_a_log_that_waits_says_so(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_terminal_that_takes_nothing_stops_nobody(monkeypatch):
-    progress = Progress()
-    monkeypatch.setattr(progress.console, "print", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full")))
+@pytest.mark.parametrize("taken", [0, 1, 2])
+def test_a_terminal_that_takes_nothing_stops_nobody(monkeypatch, taken):
+    progress, lines = Progress(), []
+
+    def full(text, **_):
+        if len(lines) == taken:
+            raise OSError(28, "No space left on device")
+        lines.append(text)
+
+    monkeypatch.setattr(progress.console, "print", full)
     outline = outline_of(make_spec(SPEC))
     progress.begin(outline)
-    progress.epoch(outline.stacks[0], message(0, outline.stacks[0], 30))
+    for stack in outline.stacks:
+        progress.epoch(stack, message(0, stack, 40, done=True))
+    progress.warn(Problem("x", "", "y"))
     progress.end()
+    assert len(lines) == taken
+
+
+def test_a_stack_that_failed_is_no_work_that_is_left():
+    outline = outline_of(make_spec(SPEC), 1)
+    tally = Tally(outline)
+    for index, stack in enumerate(outline.stacks):
+        one = message(index, stack, 40, done=True)
+        tally.report(stack, one._replace(error="broken", outcomes=None, alive=0) if index == 1 else one, 1.0 + index)
+    standing = tally.standing(20.0)
+    assert standing.share == 1.0
+    assert (standing.runs, standing.diverged) == (288 - len(outline.stacks[1].runs), 0)
+
+
+def test_a_dumb_terminal_gets_lines(tmp_path):
+    (tmp_path / "narrow.yaml").write_text(NARROW)
+    shown = on_a_terminal([*COMMAND, "narrow.yaml", "seeds=3"], tmp_path, 80, TERM="dumb")
+    assert " %, " in shown
+    assert "\x1b" not in shown
+
+
+def test_forced_colours_put_no_moving_line_into_a_log(tmp_path):
+    (tmp_path / "narrow.yaml").write_text(NARROW)
+    environment = {**os.environ, "FORCE_COLOR": "1"}
+    done = subprocess.run(
+        [*COMMAND, "narrow.yaml", "seeds=3"], cwd=tmp_path, capture_output=True, text=True, check=True, env=environment
+    )
+    assert " %, " in done.stderr
+    assert not re.search(r"\r|\x1b\[\?25|\x1b\[2K", done.stderr)
 
 
 def test_quiet_says_nothing(tmp_path):
@@ -237,7 +276,7 @@ seeds: 3
 
 
 def test_units_without_variance_are_told_before_and_while_training(tmp_path):
-    """All features are the same in every row but one feature of one row: nothing varies before the first step."""
+    """All features are the same in every row: nothing varies before the first step."""
     rows = "\n".join(f"2,3,{index % 2}" for index in range(300))
     (tmp_path / "rows.csv").write_text(f"a,b,y\n{rows}\n")
     (tmp_path / "dead.yaml").write_text(DEAD)
@@ -245,12 +284,20 @@ def test_units_without_variance_are_told_before_and_while_training(tmp_path):
     checked = subprocess.run([*words, "check", "dead.yaml"], cwd=tmp_path, capture_output=True, text=True, check=True)
     expected = (
         "dead.yaml:3:31: warning: model.norm: norm=full,lr=0.1,seed=0 (as 3 of 3 such networks): "
-        "6 of 6 units of layer 1 have no variance over all 216 training rows at the start"
+        "6 of 6 units of layer 1 without variance over all 216 training rows at the start"
     )
     assert expected in checked.stderr
     trained = subprocess.run(
         [*words, "train", "dead.yaml", "--json"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert trained.stderr.count("warning: model.norm") == 1
+    silent = subprocess.run(
+        [*words, "train", "dead.yaml", "-q", "--overwrite"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert (silent.stdout, silent.stderr) == ("", "")
+    many = ["check", "dead.yaml", "--out", "new", f"model.hidden={','.join(f'[{n},3]' for n in range(2, 12))}"]
+    checked = subprocess.run([*words, *many], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert checked.stderr.count("warning: model.norm") == 6
+    assert "other networks have such units, too" in checked.stderr
     assert expected in trained.stderr
     assert expected in json.loads(trained.stdout)["training"]["warnings"][0]
