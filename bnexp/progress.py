@@ -33,11 +33,16 @@ REFRESHES = 4  # a second
 
 
 class Standing(NamedTuple):
-    """How far a study is. ``share``: of the estimated work; ``left``: seconds, none before there is a speed."""
+    """How far a study is. ``share``: of the estimated work; ``left``: seconds, none before there is a speed.
+
+    ``queued``: runs that nobody has begun; ``failed``: runs of shards that failed.
+    """
 
     share: float
     runs: int
     of_runs: int
+    queued: int
+    failed: int
     epochs: int
     of_epochs: int
     loss: float
@@ -62,6 +67,7 @@ class Tally:
         self.place = {stack: index for index, stack in enumerate(self.stacks)}
         self.begun = [stack.epoch or 0 for stack in self.stacks]
         self.reached, self.alive = list(self.begun), [len(stack.runs) for stack in self.stacks]
+        self.begun_here, self.failed = [False] * len(self.stacks), 0
         self.finished, self.runs, self.loss = [False] * len(self.stacks), 0, float("nan")
         self.first = 0.0  # work that was done when the first report came
         self.busy, self.last = 0.0, float("nan")  # seconds of workers since then; when the last report came
@@ -80,6 +86,9 @@ class Tally:
         if message.loss == message.loss and not message.error:
             self.loss = message.loss
         self.finished[at] |= message.done
+        self.begun_here[at] = True
+        if message.error:
+            self.failed += sum(len(stack.shards[place].runs) for place in message.shards)
         if self.last != self.last:
             self.first = sum(self.work) - sum(self._rest())
         else:
@@ -113,7 +122,8 @@ class Tally:
         of_epochs = sum(n * (end - at) for n, end, at in zip(sizes, ends, self.begun, strict=True))
         epochs = sum(n * (reached - at) for n, reached, at in zip(sizes, self.reached, self.begun, strict=True))
         share, diverged = 1 - sum(rest) / sum(self.work), sum(sizes) - sum(self.alive)
-        return Standing(share, self.runs, sum(sizes), epochs, of_epochs, self.loss, diverged, left)
+        queued = sum(n for n, begun in zip(sizes, self.begun_here, strict=True) if not begun)
+        return Standing(share, self.runs, sum(sizes), queued, self.failed, epochs, of_epochs, self.loss, diverged, left)
 
 
 def words_of(standing: Standing) -> list[tuple[int, str]]:
@@ -124,6 +134,8 @@ def words_of(standing: Standing) -> list[tuple[int, str]]:
         (2, f"{standing.epochs}/{standing.of_epochs} epochs"),
         (1, loss),
         (1, f"{standing.diverged} diverged" if standing.diverged else ""),
+        (1, f"{standing.failed} failed" if standing.failed else ""),
+        (3, f"{standing.queued} queued" if standing.queued else ""),
         (0, "" if standing.left is None else f"{duration(standing.left)} left"),
     ]
     return [(rank, text) for rank, text in words if text]

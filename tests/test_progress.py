@@ -36,8 +36,8 @@ NARROW = """
 name: a-name-that-is-as-long-as-sixty-characters-are-if-one-counts
 data: digits
 model: {hidden: [24, 24], norm: [none, full], activation: relu}
-train: {epochs: 60, lr: [0.1, 100]}
-seeds: 40
+train: {epochs: 50, lr: [0.1, 100]}
+seeds: 24
 """
 
 
@@ -81,7 +81,7 @@ def test_the_time_left_is_right_to_30_percent_after_a_fifth(workers, start_up):
             assert standing.left == pytest.approx(end - now, rel=0.3)
             said += 1
     assert said > 10
-    assert tally.standing(end) == Standing(1.0, 288, 288, 288 * 40, 288 * 40, 0.5, 0, 0.0)
+    assert tally.standing(end) == Standing(1.0, 288, 288, 0, 0, 288 * 40, 288 * 40, 0.5, 0, 0.0)
 
 
 def test_what_a_tally_counts():
@@ -89,7 +89,11 @@ def test_what_a_tally_counts():
     tally, first, n = Tally(outline), outline.stacks[0], len(outline.stacks[0].runs)
     assert tally.standing(0.0).left is None
     tally.report(first, message(0, first, 0, loss=float("nan")), 1.0)
-    assert words_of(tally.standing(1.0)) == [(0, "0/288 runs"), (2, "0/11520 epochs")]
+    assert words_of(tally.standing(1.0)) == [
+        (0, "0/288 runs"),
+        (2, "0/11520 epochs"),
+        (3, f"{288 - n} queued"),
+    ]
     tally.report(first, message(0, first, 10, diverged=3), 3.0)
     standing = tally.standing(3.0)
     assert (standing.epochs, standing.runs, standing.diverged) == (10 * n, 0, 3)
@@ -102,10 +106,11 @@ def test_what_a_tally_counts():
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 120])
 def test_a_line_fits(width):
-    standing = Standing(0.5, 12345, 100000, 1234567, 3000000, 0.123, 1234, 7384)
+    standing = Standing(0.5, 12345, 100000, 54321, 16, 1234567, 3000000, 0.123, 1234, 7384)
     line = fitting([(3, "name"), *words_of(standing)], width)
     assert len(line) <= width
     assert line.startswith("name" if width == 120 else "12345/100000 runs")
+    assert ("54321 queued" in line) == (width == 120)
 
 
 def test_durations():
@@ -152,7 +157,7 @@ def test_one_line_at_any_width(tmp_path, columns):
     (tmp_path / "narrow.yaml").write_text(NARROW)
     shown = on_a_terminal([*COMMAND, "narrow.yaml"], tmp_path, columns)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
-    lines = [line for line in re.split(r"[\r\n]+", plain) if "/160 runs" in line]
+    lines = [line for line in re.split(r"[\r\n]+", plain) if "/96 runs" in line]
     assert lines
     assert all(len(line) <= columns for line in lines)
     assert any("left" in line for line in lines) or columns == 40
@@ -189,7 +194,7 @@ def test_a_log_that_waits_says_so(monkeypatch, capsys):
     progress.end()
     lines = capsys.readouterr().err.splitlines()
     assert 3 <= len(lines) <= 12
-    assert all(line.endswith("0 %, 0/288 runs, 0/11520 epochs") for line in lines[1:])
+    assert all(line.endswith("0 %, 0/288 runs, 0/11520 epochs, 288 queued") for line in lines[1:])
     time.sleep(0.3)
     assert capsys.readouterr().err == ""
 
@@ -221,7 +226,8 @@ def test_a_stack_that_failed_is_no_work_that_is_left():
         tally.report(stack, one._replace(error="broken", outcomes=None, alive=0) if index == 1 else one, 1.0 + index)
     standing = tally.standing(20.0)
     assert standing.share == 1.0
-    assert (standing.runs, standing.diverged) == (288 - len(outline.stacks[1].runs), 0)
+    n = len(outline.stacks[1].runs)
+    assert (standing.runs, standing.diverged, standing.failed, standing.queued) == (288 - n, 0, n, 0)
 
 
 def test_a_dumb_terminal_gets_lines(tmp_path):
