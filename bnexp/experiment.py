@@ -26,7 +26,7 @@ from bnexp.estimate import study_seconds
 from bnexp.executors import Begun, Job, Message, Messages, answered, run_stacks
 from bnexp.interruption import Interruption
 from bnexp.layout import RUNS, SHARDS, SPEC, setting_columns
-from bnexp.on_ray import Cluster, connected, run_on_ray
+from bnexp.on_ray import Cluster, Place, connected, run_on_ray
 from bnexp.origin import checksums, computed_by, device_name, git_state, versions
 from bnexp.plan import DataShape, Run, Shard, Stack, Structure, make_plan, make_runs, part_of
 from bnexp.recording import Options
@@ -69,6 +69,7 @@ class Outline:
     spec: Spec
     folder: Path
     device: str
+    device_name: str  # and which, where there are several
     workers: int
     runs: tuple[Run, ...]
     done: int  # runs that were finished before
@@ -114,9 +115,10 @@ def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bo
     tasks = {fields: dataset.task for fields, dataset in datasets.items()}
     check_claims(spec, study_tables(spec, tasks.values()), tasks)
     if request.cluster and not dry_run:
-        with connected(request.cluster, request.workers) as slots:
-            on_cluster = replace(request, workers=slots, device="cuda" if request.cluster.gpus_per_task else "cpu")
-            return _run(spec, on_cluster, observer, datasets, runs, on_cluster.device)
+        with connected(request.cluster, request.workers) as place:
+            on_cluster = replace(request, workers=place.slots)
+            device = "cuda" if request.cluster.gpus_per_task else "cpu"
+            return _run(spec, on_cluster, observer, datasets, runs, device, place=place)
     device = resolve_device(request.device)
     return _run(spec, request, observer, datasets, runs, device, dry_run)
 
@@ -129,6 +131,7 @@ def _run(
     runs: tuple[Run, ...],
     device: str,
     dry_run: bool = False,
+    place: Place | None = None,
 ) -> Summary:
     folder = request.out or Path("results") / (spec.name + part_suffix(request.part))
     store.check_place(folder)
@@ -147,7 +150,7 @@ def _run(
             store.clear(folder)
         store.tidy_up(folder, kept)
         shards = make_plan(runs, _ids(kept))
-        outline = _outline(spec, folder, device, runs, shards, kept, request, datasets)
+        outline = _outline(spec, folder, device, runs, shards, kept, request, datasets, place)
         study = _Study(outline, datasets, request, observer, kept, still_there)
         study.write_description()
         if outline.stacks or not study.is_assembled():
@@ -422,7 +425,7 @@ class _Study:
                 "created": old.get("created", now),
                 "sessions": sessions,
                 "versions": versions(),
-                "device": device_name(self.outline.device),
+                "device": self.outline.device_name,
                 "threads": 1,
                 **self.stacking(old),
                 "git": git_state(),
@@ -458,6 +461,7 @@ def _outline(
     kept: Mapping[str, Commit],
     request: Request,
     datasets: Mapping[DataFields, Dataset],
+    place: Place | None = None,
 ) -> Outline:
     """Join the shards that are left into stacks and decide on workers."""
     left = [shard for shard in shards if shard.name not in kept or not kept[shard.name].done]
@@ -468,13 +472,14 @@ def _outline(
         left = [shard for shard in left if shard.name in names]
     workers = request.workers or (available_cores() if device == "cpu" else DEVICE_WORKERS if device == "cuda" else 1)
     reached = {name: commit.epoch for name, commit in kept.items()}
-    stacks = make_stacks(left, workers, _room(device, workers), reached)
+    stacks = make_stacks(left, workers, place.room if place else _room(device, workers), reached)
     if request.workers is None and sum(map(estimated_seconds, stacks)) < WORKER_SECONDS:
         workers = 1
     workers = max(1, min(workers, len(stacks)))
     done = sum(len(commit.ids) for commit in kept.values() if commit.done)
     seconds = study_seconds(stacks, Options.of(spec), datasets, workers) if device == "cpu" else None
-    return Outline(spec, folder, device, workers, runs, done, tuple(stacks), seconds)
+    where = place.device if place else device_name(device)
+    return Outline(spec, folder, device, where, workers, runs, done, tuple(stacks), seconds)
 
 
 def _room(device: str, workers: int) -> int | None:

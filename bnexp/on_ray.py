@@ -46,9 +46,17 @@ class Cluster(NamedTuple):
     gpus_per_task: float = 0.0
 
 
+class Place(NamedTuple):
+    """What a cluster offers: how many tasks at once, on which device, and the bytes free there for a task's stack."""
+
+    slots: int
+    device: str
+    room: int | None
+
+
 @contextmanager
-def connected(cluster: Cluster, workers: int | None) -> Iterator[int]:
-    """Be a driver of the cluster; gives how many tasks it can run at once.
+def connected(cluster: Cluster, workers: int | None) -> Iterator[Place]:
+    """Be a driver of the cluster; gives what it offers.
 
     Raises UsageError where the extra is missing, and DeviceUnavailable where there is no such cluster, or no GPU in it.
     """
@@ -76,10 +84,24 @@ def connected(cluster: Cluster, workers: int | None) -> Iterator[int]:
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         if cluster.gpus_per_task and not there.get("GPU"):
             raise DeviceUnavailable(f"--gpus-per-task {cluster.gpus_per_task:g}: the cluster has no GPU")
-        free = there["GPU"] / cluster.gpus_per_task if cluster.gpus_per_task else there.get("CPU", 1)
-        yield max(1, min(int(free), workers or int(free)))
+        device, room = "cpu", None
+        free = int(there.get("CPU", 1))
+        if cluster.gpus_per_task:
+            look = ray.remote(_look_at_gpu).options(num_cpus=0, num_gpus=cluster.gpus_per_task)
+            device, room = ray.get(look.remote(cluster.gpus_per_task))
+            free = int(there["GPU"] / cluster.gpus_per_task)
+        yield Place(max(1, min(free, workers or free)), device, room)
     finally:
         ray.shutdown()
+
+
+def _look_at_gpu(share: float) -> tuple[str, int]:
+    """The device of a task, and four fifths of its share of the memory that is free there, in bytes."""
+    import torch
+
+    from bnexp.origin import device_name
+
+    return device_name("cuda"), int(0.8 * torch.cuda.mem_get_info()[0] * min(1.0, share))
 
 
 def run_on_ray(
@@ -101,10 +123,11 @@ def run_on_ray(
 class _Trainer:
     """A process of the cluster: one stack at a time, a message a call."""
 
-    def begin(self, index: int, stack: Stack, begun: Sequence[Begun | None], job: Job) -> None:
+    def begin(self, index: int, stack: Stack, begun: Sequence[Begun | None], job: Job) -> bool:
         """Take up a stack."""
         self.asked, self.device = False, job.device
         self.messages = train_stack(index, stack, begun, job, self._wanted)
+        return True
 
     def more(self, asked: bool) -> Message | None:
         """Train until there is something to say; ``asked`` for a checkpoint. None after the last message."""
@@ -146,9 +169,9 @@ class _Crew:
             trainer: Any = self.idle.pop() if self.idle else self.trainer.remote()
             index = self.busy[trainer] = self.waiting.popleft()
             stack = self.stacks[index]
-            trainer.begin.remote(index, stack, begun_of(stack, self.saved), self.job)
+            begins = trainer.begin.remote(index, stack, begun_of(stack, self.saved), self.job)
             # Two calls ahead: it trains on while a message is on its way.
-            self.expected[trainer] = deque(trainer.more.remote(False) for _ in range(2))
+            self.expected[trainer] = deque([begins, *(trainer.more.remote(False) for _ in range(2))])
 
     def ready(self) -> list[Any]:
         """Trainers that have something to say."""
@@ -176,6 +199,8 @@ class _Crew:
             else:
                 why = str(error).strip().splitlines()[-1]
                 yield given_up(index, stack, f"its task was lost {TRIES} times: {why}")
+            return
+        if message is True:  # it has begun
             return
         if message.done:
             if self.waiting:

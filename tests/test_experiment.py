@@ -30,7 +30,7 @@ import bnexp.executors
 import bnexp.experiment
 import bnexp.stacks
 from bnexp.data import noisy_labels
-from bnexp.errors import DamagedResults, DeviceUnavailable, FolderInUse, ResultsError, StorageError, UsageError
+from bnexp.errors import DamagedResults, DeviceUnavailable, FolderInUse, ResultsError, UsageError
 from bnexp.experiment import Request, load_datasets, resolve_device, run_experiment
 from bnexp.loading import load_spec
 from bnexp.network import forward, one_run
@@ -242,9 +242,9 @@ def test_one_writer_at_a_time(tmp_path):
         run(tmp_path / "small")
 
 
-def test_a_disk_that_refuses(tmp_path):
+def test_a_file_where_a_folder_belongs(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="file"):
+    with pytest.raises(UsageError, match="file: not a folder"):
         run(tmp_path / "file" / "small")
 
 
