@@ -35,7 +35,7 @@ from bnexp.spec import SYNTHETIC, DataFields, Spec
 from bnexp.stacks import DEVICE_WORKERS, WORKER_SECONDS, estimated_seconds, make_stacks
 from bnexp.tables import study_tables
 from bnexp.traps import Flat, flat_units
-from bnexp.workers import available_cores
+from bnexp.workers import available_cores, one_thread
 
 MAX_DATASETS = 100  # assumption; they all lie in memory while a study trains
 MAX_STUDY_GENERATED = 2**23
@@ -139,7 +139,7 @@ def _run(
         kept = kept_shards(folder, spec, runs, request, datasets, device, locked=False)
         outline = _outline(spec, folder, device, runs, make_plan(runs, _ids(kept)), kept, request, datasets)
         waiting = [run for stack in outline.stacks if stack.epoch is None for run in stack.runs]
-        with kernels.spared():
+        with one_thread(), kernels.spared():
             flat = flat_units(waiting, datasets)
         summary = Summary(outline)
         _warn(flat, summary, observer)
