@@ -29,6 +29,7 @@ from bnexp.executors import (
     go_on_again,
     train_stack,
 )
+from bnexp.lazy_torch import torch
 from bnexp.plan import Stack
 from bnexp.workers import THREADS, available_cores, one_thread
 
@@ -97,8 +98,6 @@ def connected(cluster: Cluster, workers: int | None) -> Iterator[Place]:
 
 def _look_at_gpu(share: float) -> tuple[str, int]:
     """The device of a task, and four fifths of its share of the memory that is free there, in bytes."""
-    import torch
-
     from bnexp.origin import device_name
 
     return device_name("cuda"), int(0.8 * torch.cuda.mem_get_info()[0] * min(1.0, share))
