@@ -317,8 +317,8 @@ def _stack_sizes(sizes: Sequence[int]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``0.3 s``, ``12 s``, ``3:07 min`` or ``2:05 h``."""
-    if 0.05 <= seconds < 0.95:
+    """``2.3 s``, ``12 s``, ``3:07 min`` or ``2:05 h``."""
+    if 0.05 <= seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:

@@ -28,17 +28,17 @@ MEASURES = {
 OTHER = 100e-6  # of a measure that is not listed, assumption
 
 
-def study_seconds(
-    stacks: Sequence[Stack], options: Options, datasets: Mapping[DataFields, Dataset], workers: int
-) -> float:
-    """Seconds from the command to its end on so many workers of a CPU; 0 where nothing is left to train."""
-    if not stacks:
-        return 0.0
-    work = sum(
+def work_of(stacks: Sequence[Stack], options: Options, datasets: Mapping[DataFields, Dataset]) -> tuple[float, ...]:
+    """Seconds of one core for each stack, evaluations and measures included."""
+    return tuple(
         estimated_seconds(stack) + len(stack.runs) * _watching(stack, options, datasets[stack.structure.data])
         for stack in stacks
     )
-    return START + work / workers
+
+
+def study_seconds(work: Sequence[float], workers: int) -> float:
+    """Seconds from the command to its end on so many workers of a CPU; 0 where nothing is left to train."""
+    return START + sum(work) / workers if work else 0.0
 
 
 def _watching(stack: Stack, options: Options, dataset: Dataset) -> float:

@@ -22,7 +22,7 @@ from bnexp.commits import Commit, Content
 from bnexp.continuation import kept_shards
 from bnexp.data import Dataset, load_dataset
 from bnexp.errors import DataError, DeviceUnavailable, Problem, StorageError, UsageError
-from bnexp.estimate import study_seconds
+from bnexp.estimate import study_seconds, work_of
 from bnexp.executors import Begun, Job, Message, Messages, answered, run_stacks
 from bnexp.interruption import Interruption
 from bnexp.layout import RUNS, SHARDS, SPEC, setting_columns
@@ -74,6 +74,7 @@ class Outline:
     runs: tuple[Run, ...]
     done: int  # runs that were finished before
     stacks: tuple[Stack, ...]
+    work: tuple[float, ...]  # of each stack, seconds of one core, roughly
     seconds: float | None  # a rough estimate on this many workers; None where there is none, on a GPU
 
 
@@ -477,9 +478,10 @@ def _outline(
         workers = 1
     workers = max(1, min(workers, len(stacks)))
     done = sum(len(commit.ids) for commit in kept.values() if commit.done)
-    seconds = study_seconds(stacks, Options.of(spec), datasets, workers) if device == "cpu" else None
+    work = work_of(stacks, Options.of(spec), datasets)
+    seconds = study_seconds(work, workers) if device == "cpu" else None
     where = place.device if place else device_name(device)
-    return Outline(spec, folder, device, where, workers, runs, done, tuple(stacks), seconds)
+    return Outline(spec, folder, device, where, workers, runs, done, tuple(stacks), work, seconds)
 
 
 def _room(device: str, workers: int) -> int | None:

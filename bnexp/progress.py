@@ -6,8 +6,10 @@ half minute.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import importlib
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -54,23 +56,21 @@ class Tally:
     """Counts what stacks report.
 
     The time left is what the workers would need for the rest, each taking the next stack when it is free, at the speed
-    that they had since the first report: the time that starting takes says nothing of what follows. The work in a stack
-    is what ``estimated_seconds`` takes it for.
+    that they had in the later half of the time since the first report: what starting takes says nothing of the rest. The
+    work in a stack is what ``bnexp.estimate`` takes it for.
     """
 
     def __init__(self, outline: Outline) -> None:
-        from bnexp.stacks import estimated_seconds
-
         self.lock = threading.Lock()  # reports come while another thread draws
         self.stacks, self.workers = outline.stacks, outline.workers
-        self.work = [estimated_seconds(stack) or 1e-9 for stack in self.stacks]
+        self.work = [work or 1e-9 for work in outline.work]
         self.place = {stack: index for index, stack in enumerate(self.stacks)}
         self.begun = [stack.epoch or 0 for stack in self.stacks]
         self.reached, self.alive = list(self.begun), [len(stack.runs) for stack in self.stacks]
         self.begun_here, self.failed = [False] * len(self.stacks), 0
         self.finished, self.runs, self.loss = [False] * len(self.stacks), 0, float("nan")
-        self.first = 0.0  # work that was done when the first report came
-        self.busy, self.last = 0.0, float("nan")  # seconds of workers since then; when the last report came
+        self.busy, self.last = 0.0, float("nan")  # seconds of workers since the first report; when the last came
+        self.past: list[tuple[float, float]] = []  # at each report: busy, and the work that was done
 
     def report(self, stack: Stack, message: Message, now: float) -> None:
         """Take a message in; ``now`` in seconds of any clock."""
@@ -89,11 +89,10 @@ class Tally:
         self.begun_here[at] = True
         if message.error:
             self.failed += sum(len(stack.shards[place].runs) for place in message.shards)
-        if self.last != self.last:
-            self.first = sum(self.work) - sum(self._rest())
-        else:
+        if self.past:
             self.busy += working * (now - self.last)
         self.last = now
+        self.past.append((self.busy, sum(self.work) - sum(self._rest())))
 
     def _rest(self) -> list[float]:
         """The work that is left in each stack that is not finished."""
@@ -112,12 +111,13 @@ class Tally:
 
     def _standing(self, now: float) -> Standing:
         sizes, rest, left = [len(stack.runs) for stack in self.stacks], self._rest(), None
-        done = sum(self.work) - sum(rest) - self.first
-        if done > 0:
+        half = self.past[bisect.bisect_right(self.past, (self.busy / 2, math.inf)) - 1] if self.past else (0.0, 0.0)
+        done = sum(self.work) - sum(rest) - half[1]
+        if done > 0 and self.past:
             loads = [0.0] * self.workers
             for work in rest:
                 loads[loads.index(min(loads))] += work
-            left = max(0.0, max(loads) * self.busy / done - (now - self.last))
+            left = max(0.0, max(loads) * (self.busy - half[0]) / done - (now - self.last))
         ends = [stack.structure.epochs for stack in self.stacks]
         of_epochs = sum(n * (end - at) for n, end, at in zip(sizes, ends, self.begun, strict=True))
         epochs = sum(n * (reached - at) for n, reached, at in zip(sizes, self.reached, self.begun, strict=True))

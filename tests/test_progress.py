@@ -44,7 +44,8 @@ seeds: 24
 def outline_of(spec, workers=2):
     dataset = make_dataset(n_train=512)
     stacks = tuple(make_stacks(make_plan(runs_of(spec, dataset)), workers))
-    return types.SimpleNamespace(stacks=stacks, spec=spec, done=0, device="cpu", workers=workers)
+    work = tuple(map(estimated_seconds, stacks))
+    return types.SimpleNamespace(stacks=stacks, work=work, spec=spec, done=0, device="cpu", workers=workers)
 
 
 def message(index, stack, epoch, done=False, loss=0.5, diverged=0):
@@ -115,7 +116,7 @@ def test_a_line_fits(width):
 
 def test_durations():
     shown = [duration(seconds) for seconds in (0, 0.04, 0.06, 0.96, 1.4, 59.4, 59.6, 187, 3599, 7384)]
-    assert shown == ["0 s", "0 s", "0.1 s", "1 s", "1 s", "59 s", "1:00 min", "3:07 min", "59:59 min", "2:03 h"]
+    assert shown == ["0 s", "0 s", "0.1 s", "1.0 s", "1.4 s", "59 s", "1:00 min", "3:07 min", "59:59 min", "2:03 h"]
 
 
 # --- a terminal -------------------------------------------------------------------------------------------------------
