@@ -56,7 +56,7 @@ class Tally:
     """Counts what stacks report.
 
     The time left is what the workers would need for the rest, each taking the next stack when it is free, at the speed
-    that they had in the later half of the time since the first report: what starting takes says nothing of the rest. The
+    that they had in the later half of the time since the first report: what starting takes says nothing of it. The
     work in a stack is what ``bnexp.estimate`` takes it for.
     """
 
