@@ -13,7 +13,7 @@ from bnexp.stacks import estimated_seconds
 START = 0.9  # seconds: imports, workers, and putting the CSVs together
 PRODUCTS, ACTIVATION = 150e9, 1.5e-9  # operations a second; seconds an activation
 READING = 30e-6  # seconds of a run's epoch for rows of CSV, whatever is measured
-# Seconds of a run's reading at 128 hidden units; measures are taken to cost in proportion to units.
+# Seconds of a run's reading at 128 hidden units, with the norm full; taken to be in proportion to units.
 MEASURES = {
     "activations": 75e-6,
     "parameters": 50e-6,
@@ -49,10 +49,21 @@ def _watching(stack: Stack, options: Options, dataset: Dataset) -> float:
     rows = _times(options.evaluate_every, epochs) * held_out * len(options.evaluate)
     rows += _times(options.fit_every, epochs) * fitted
     units = sum(structure.hidden) / 128
-    readings = sum(
-        _times(every["every"], epochs) * units * MEASURES.get(name, OTHER) for name, every in options.measure.items()
-    )
+    readings = 0.0
+    for name, chosen in options.measure.items():
+        readings += _times(chosen["every"], epochs) * units * MEASURES.get(name, OTHER) * _share(name, stack)
     return rows * _row_seconds(structure) + readings + _times(options.evaluate_every, epochs) * READING
+
+
+def _share(measure: str, stack: Stack) -> float:
+    """The share of a measure's cost, which is that of the norm ``full``, for the norms of a stack."""
+    normalizes = stack.structure.normalizes
+    if measure in ("activations", "shift", "rank"):  # a tap each
+        affine = any(switches.gamma or switches.beta for switches in {run.switches for run in stack.runs})
+        return (2 + normalizes + affine) / 4
+    if measure == "identity":
+        return 1.0 if normalizes else 0.1
+    return 1.0 if normalizes else 0.7
 
 
 def _times(every: int, epochs: int) -> int:
