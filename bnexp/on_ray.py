@@ -82,7 +82,8 @@ def connected(cluster: Cluster, workers: int | None) -> Iterator[Place]:
             f"--address {cluster.address}: no Ray cluster ({why}); start one (ray start --head), or use --address local"
         ) from None
     try:
-        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        resources: Any = ray.cluster_resources
+        there: dict[str, float] = resources()
         if cluster.gpus_per_task and not there.get("GPU"):
             raise DeviceUnavailable(f"--gpus-per-task {cluster.gpus_per_task:g}: the cluster has no GPU")
         device, room = "cpu", None
