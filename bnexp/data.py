@@ -259,13 +259,15 @@ def _mean_and_sd(column: Array) -> tuple[float, float]:
 
 def _affine(rows: Array, shift: Array, divisor: Array) -> Array:
     """(rows − shift)/divisor, computed in float64, as float32 [n, D]."""
-    if rows.dtype == np.uint8 and len(shift) == len(divisor) == 1:  # images: 256 quotients are all there are
-        quotients = ((np.arange(256) - shift) / divisor).astype(np.float32)
-        return quotients.take(rows)
     scaled = np.empty(rows.shape, np.float32)
+    pixels = rows.dtype == np.uint8 and len(shift) == len(divisor) == 1  # 256 quotients are all there are
+    quotients = ((np.arange(256) - shift) / divisor).astype(np.float32) if pixels else None
     for start in range(0, len(rows), BLOCK):
         block = slice(start, start + BLOCK)
-        scaled[block] = (rows[block] - shift) / divisor
+        if quotients is None:
+            scaled[block] = (rows[block] - shift) / divisor
+        else:
+            quotients.take(rows[block], out=scaled[block], mode="clip")  # "raise" would make a copy
     return scaled
 
 

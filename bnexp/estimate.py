@@ -11,18 +11,18 @@ from bnexp.spec import DataFields
 from bnexp.stacks import estimated_seconds
 
 START = 0.9  # seconds: imports, workers, and putting the CSVs together
-PRODUCTS, ACTIVATION = 150e9, 1.5e-9  # operations a second; seconds an activation
+PRODUCTS, ACTIVATION = 200e9, 0.6e-9  # operations a second; seconds an activation
 READING = 30e-6  # seconds of a run's epoch for rows of CSV, whatever is measured
 # Seconds of a run's reading at 128 hidden units, with the norm full; taken to be in proportion to units.
 MEASURES = {
-    "activations": 75e-6,
-    "parameters": 50e-6,
-    "shift": 600e-6,
-    "ics": 80e-6,
-    "landscape": 800e-6,
-    "identity": 1000e-6,
-    "rank": 1000e-6,
-    "gradients": 120e-6,
+    "activations": 170e-6,
+    "parameters": 65e-6,
+    "shift": 1100e-6,
+    "ics": 170e-6,
+    "landscape": 500e-6,
+    "identity": 2600e-6,
+    "rank": 1900e-6,
+    "gradients": 175e-6,
     "predictions": 50e-6,
 }
 OTHER = 100e-6  # of a measure that is not listed, assumption
@@ -62,7 +62,7 @@ def _share(measure: str, stack: Stack) -> float:
         affine = any(switches.gamma or switches.beta for switches in {run.switches for run in stack.runs})
         return (2 + normalizes + affine) / 4
     if measure == "identity":
-        return 1.0 if normalizes else 0.1
+        return 1.0 if normalizes else 0.2
     return 1.0 if normalizes else 0.7
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-import bnexp.cli  # noqa: F401 (the workers' main module)
 from bnexp import source
 from bnexp.data import load_dataset
 from bnexp.loading import resolve

@@ -20,6 +20,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
+from types import ModuleType
 from typing import Any
 
 from bnexp.errors import StorageError
@@ -49,7 +50,7 @@ def warm_up() -> None:
     if FORKS:
         multiprocessing.set_forkserver_preload(PRELOADED)
         try:
-            with _single_threaded(), blocked():
+            with _single_threaded(), _without_main(), blocked():
                 forkserver.ensure_running()
         except OSError:  # no place for its socket: TMPDIR is longer than a socket's path may be, or full
             FORKS = False
@@ -61,10 +62,21 @@ def start_worker(live: Callable[[Connection], None]) -> tuple[Connection, BasePr
     context: Any = multiprocessing.get_context("forkserver" if FORKS else "spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_live, args=(live, theirs), daemon=True)
-    with _single_threaded(), blocked():
+    with _single_threaded(), _without_main(), blocked():
         process.start()
     theirs.close()
     return ours, process
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """While a process starts: it is not to run the program that uses bnexp again, whose main guard may be missing."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _live(live: Callable[[Connection], None], pipe: Connection) -> None:
