@@ -14,8 +14,9 @@ from pandas import DataFrame
 
 from bnexp import source
 from bnexp.comparison import claim_records, compare_runs, effect_records, list_claims, speed_records, to_records
-from bnexp.errors import DeviceLost, TrainingFailed, UsageError, did_you_mean
+from bnexp.errors import DeviceLost, SpecError, TrainingFailed, UsageError, did_you_mean
 from bnexp.experiment import Request, run_experiment
+from bnexp.inputs import with_data_faults
 from bnexp.loading import load_spec, resolve
 from bnexp.progress import Progress
 from bnexp.results import Results, load_results
@@ -54,6 +55,13 @@ def train(
 
 
 def _spec(spec: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> Spec:
+    try:
+        return _read_spec(spec, overrides)
+    except SpecError as error:
+        raise with_data_faults(error) from None
+
+
+def _read_spec(spec: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> Spec:
     if not isinstance(spec, Mapping):
         return load_spec(spec, overrides)
     try:

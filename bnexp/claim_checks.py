@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from bnexp.claim_grammar import KnobMetric, TableMetric
-from bnexp.claims import Mistake, Question, raise_mistakes, resolve_claims, with_way_out, wrong_margin
-from bnexp.errors import did_you_mean
+from bnexp.claims import Mistake, Question, resolve_claims, with_way_out, wrong_margin
+from bnexp.errors import Problem, did_you_mean
 from bnexp.layout import METRIC, METRIC_KINDS, Table, tracked_units
 from bnexp.metric_words import no_column, no_label, no_table, no_value, still_free
 from bnexp.norms import NORMS
@@ -18,15 +18,17 @@ SCORES = {"accuracy": "classification", "r2": "regression", "unexplained": "regr
 _Said = tuple[FieldPath, str]  # path inside the claim, message
 
 
-def check_claims(spec: Spec, tables: Mapping[str, Table], tasks: Mapping[DataFields, str]) -> None:
-    """Raise SpecError with everything that a claim asks for and the study does not record."""
+def claim_problems(spec: Spec, tables: Mapping[str, Table], tasks: Mapping[DataFields, str]) -> list[Problem]:
+    """Everything that a claim asks for and the study does not record, where the task of its data is known."""
     mistakes = [
         Mistake(question.number - 1, inner, message)
         for question in resolve_claims(spec)
+        if all(setting.data in tasks for side in (question.a, question.b) for setting in side.settings.values())
         for inner, message in _wrong(question, spec, tables, tasks)
     ]
-    if mistakes:
-        raise_mistakes(spec, with_way_out(list(dict.fromkeys(mistakes))))
+    if not mistakes:
+        return []
+    return list(dict.fromkeys(spec.locate_claim(*one) for one in with_way_out(list(dict.fromkeys(mistakes)))))
 
 
 def with_unexplained(names: Sequence[str]) -> list[str]:

@@ -62,14 +62,9 @@ class Question:
 def resolve_claims(spec: Spec) -> tuple[Question, ...]:
     """Every question of the spec's claims, in their order; raise SpecError if one does not single out its settings."""
     questions, mistakes = ask(dict(enumerate(spec.claims)), spec.settings)
-    raise_mistakes(spec, mistakes)
-    return questions
-
-
-def raise_mistakes(spec: Spec, mistakes: Sequence[Mistake]) -> None:
-    """Raise them as problems with their places, if there are any."""
     if mistakes:
         raise SpecError(dict.fromkeys(spec.locate_claim(*mistake) for mistake in mistakes))
+    return questions
 
 
 def with_way_out(mistakes: Sequence[Mistake]) -> list[Mistake]:

@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from bnexp.comparison import ClaimRow, Comparison
     from bnexp.experiment import Summary
     from bnexp.on_ray import Cluster
+    from bnexp.spec import Spec
 
 app = typer.Typer(
     name="bnexp",
@@ -169,10 +170,9 @@ def train(
         raise errors.UsageError("--overwrite deletes the folder and the other option keeps it: use one of them")
     if not (dry_run or cluster) and workers != "1" and device in ("auto", "cpu") and available_cores() > 1:
         warm_up()
-    from bnexp.loading import load_spec
     from bnexp.progress import Progress
 
-    spec = load_spec(config, overrides or ())
+    spec = _spec(config, overrides or ())
     from bnexp.experiment import Request, command_line, run_experiment
 
     number = _workers(workers)
@@ -197,6 +197,18 @@ def train(
         _print_plan(summary, ["train", str(config), *(overrides or ())], out, as_json)
         return
     _report_training(summary, as_json, quiet, verbose)
+
+
+def _spec(config: Path, overrides: Sequence[str]) -> Spec:
+    """The spec, or everything that is wrong with it and with the data files that it names."""
+    from bnexp.loading import load_spec
+
+    try:
+        return load_spec(config, overrides)
+    except errors.SpecError as error:
+        from bnexp.inputs import with_data_faults
+
+        raise with_data_faults(error) from None
 
 
 def _report_training(summary: Summary, as_json: bool, quiet: bool, verbose: bool) -> None:
@@ -424,12 +436,9 @@ def check(
 ) -> None:
     """Say what would run and what each claim compares; nothing is trained, and nothing written to results.
 
-    Mistakes are shown with their places (exit code 2): first all of the spec and its overrides, then all of the data
-    files, then all of the claims.
+    All mistakes of the spec, its overrides, its data files and its claims are shown with their places (exit code 2).
     """
-    from bnexp.loading import load_spec
-
-    spec = load_spec(config, overrides or ())
+    spec = _spec(config, overrides or ())
     from bnexp.experiment import Request, run_experiment
     from bnexp.progress import Progress
 

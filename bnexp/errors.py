@@ -20,10 +20,14 @@ The command line maps these classes to exit codes; nothing else does.
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from bnexp.spec import DataFields
 
 
 class BnexpError(Exception):
@@ -59,6 +63,12 @@ class Problem:
         start = max(0, column - width // 2) if len(text) > width else 0
         shown = "".join(char if char.isprintable() else " " for char in text[start : start + width])
         return cls(where, path, message, shown, column - start)
+
+    @property
+    def position(self) -> tuple[int, int, int]:
+        """By which problems are sorted: those of the file by line and column, then all others."""
+        match = re.search(r":(\d+):(\d+)$", self.where)
+        return (0, int(match[1]), int(match[2])) if match else (1, 0, 0)
 
     def __str__(self) -> str:
         field = f"{self.path}: " if self.path else ""
@@ -96,11 +106,14 @@ class Problems(list[Problem]):
 
 
 class SpecError(UsageError):
-    """A spec or an override is wrong; all problems are reported together."""
+    """A spec or an override is wrong; all problems are reported together, and ``faults`` of its data files.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+    ``data``: the data sets that it names without a mistake.
+    """
+
+    def __init__(self, problems: Iterable[Problem], faults: str = "", data: Iterable[DataFields] = ()) -> None:
+        self.problems, self.data = tuple(problems), tuple(data)
+        super().__init__("\n".join([*map(str, self.problems), *([faults] if faults else [])]))
 
 
 class DataError(UsageError):

@@ -5,7 +5,6 @@ Everything that can be wrong with the input is found before the folder is touche
 
 from __future__ import annotations
 
-import ctypes
 import math
 import sys
 import time
@@ -17,28 +16,27 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bnexp import kernels, source, store
-from bnexp.claim_checks import check_claims
 from bnexp.commits import Commit, Content
 from bnexp.continuation import kept_shards
-from bnexp.data import Dataset, load_dataset
-from bnexp.errors import DataError, DeviceUnavailable, Problem, StorageError, UsageError
+from bnexp.data import Dataset
+from bnexp.devices import resolve_device, room_for_stacks
+from bnexp.errors import Problem, StorageError
 from bnexp.estimate import study_seconds, work_of
 from bnexp.executors import Begun, Job, Message, Messages, answered, run_stacks
+from bnexp.inputs import read_inputs
 from bnexp.interruption import Interruption
 from bnexp.layout import RUNS, SHARDS, SPEC, setting_columns
 from bnexp.on_ray import Cluster, Place, connected, run_on_ray
 from bnexp.origin import checksums, computed_by, device_name, git_state, versions
-from bnexp.plan import DataShape, Run, Shard, Stack, Structure, make_plan, make_runs, part_of
+from bnexp.plan import Run, Shard, Stack, Structure, make_plan, part_of
 from bnexp.recording import Options
 from bnexp.shard_files import ShardFiles, load_arrays
-from bnexp.spec import SYNTHETIC, DataFields, Spec
+from bnexp.spec import DataFields, Spec
 from bnexp.stacks import DEVICE_WORKERS, WORKER_SECONDS, estimated_seconds, make_stacks
 from bnexp.tables import study_tables
 from bnexp.traps import Flat, flat_units
 from bnexp.workers import available_cores, one_thread
 
-MAX_DATASETS = 100  # assumption; they all lie in memory while a study trains
-MAX_STUDY_GENERATED = 2**23
 MOST_WARNINGS = 5
 COMMIT_EVERY = 2.0  # seconds between commits of a stack, or
 COMMIT_SHARE = 50  # so many times as long as the last one took
@@ -109,12 +107,7 @@ class Summary:
 
 def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bool = False) -> Summary:
     """Train what is missing of a spec in its results folder and put the top CSVs together."""
-    _check_size(spec, request.max_runs)
-    datasets = load_datasets(spec)
-    shapes = {fields: _shape(dataset) for fields, dataset in datasets.items()}
-    runs = make_runs(spec, shapes)
-    tasks = {fields: dataset.task for fields, dataset in datasets.items()}
-    check_claims(spec, study_tables(spec, tasks.values()), tasks)
+    datasets, runs = read_inputs(spec, request.max_runs)
     if request.cluster and not dry_run:
         with connected(request.cluster, request.workers) as place:
             on_cluster = replace(request, workers=place.slots)
@@ -173,75 +166,6 @@ def _warn(flat: Sequence[Flat], summary: Summary, observer: Observer) -> None:
         if len(summary.warnings) <= MOST_WARNINGS:
             summary.warnings.append(problem)
             observer.warn(problem)
-
-
-def _check_size(spec: Spec, max_runs: int) -> None:
-    """Raise UsageError for a study that nobody meant, before anything is made of it."""
-    runs = len(spec.settings) * len(spec.seeds)
-    if runs > max_runs:
-        product = f"{len(spec.settings)} settings × {len(spec.seeds)} seeds"
-        raise UsageError(f"{spec.name}: {product} = {runs} runs, more than --max-runs {max_runs}; lower or raise one")
-    data = dict.fromkeys(setting.data for setting in spec.settings)
-    generated = sum(fields.generated_sizes[0] for fields in data if fields.name in SYNTHETIC)
-    if len(data) > MAX_DATASETS or generated > MAX_STUDY_GENERATED:
-        raise UsageError(
-            f"{spec.name}: {len(data)} data sets with {generated} generated numbers at once; at most {MAX_DATASETS} "
-            f"and {MAX_STUDY_GENERATED} are possible; make several studies of it"
-        )
-
-
-def load_datasets(spec: Spec) -> dict[DataFields, Dataset]:
-    """Each data set that the spec names, once: label noise is drawn later, per seed, so it does not make another."""
-    clean: dict[DataFields, Dataset] = {}
-    faults: dict[DataFields, str] = {}
-    found = {}
-    for fields in dict.fromkeys(setting.data for setting in spec.settings):
-        key = fields.model_copy(update={"label_noise": 0.0})
-        try:
-            if key not in clean and key not in faults:
-                clean[key] = load_dataset(key)
-        except DataError as error:  # of several data sets, all are told
-            faults[key] = str(error)
-        if key in clean:
-            found[fields] = clean[key]
-    if faults:
-        raise DataError("\n".join(dict.fromkeys(faults.values())))
-    return found
-
-
-def resolve_device(name: str) -> str:
-    """``auto`` is CUDA where there is one, else the CPU; raise DeviceUnavailable for one that is not there."""
-    if name == "cpu" or (name == "auto" and not _may_have_cuda()):
-        return "cpu"
-    import torch  # takes a second, so only where there may be a device
-
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return "cuda" if there["cuda"] else "cpu"
-    if name not in there:
-        raise UsageError(f"--device {name}: one of auto, {', '.join(there)} is expected")
-    if not there[name]:
-        raise DeviceUnavailable(f"--device {name}: not available to torch {torch.__version__} here; use --device cpu")
-    return name
-
-
-def device_names() -> list[str]:
-    """The devices that can be trained on here, the CPU first."""
-    import torch
-
-    others = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    return ["cpu", *(name for name, there in others.items() if there)]
-
-
-def _may_have_cuda() -> bool:
-    """Whether a driver is there without which torch finds no device: CUDA's library, or ROCm's device file."""
-    for library in ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1", "libcuda.so"):
-        try:
-            ctypes.CDLL(library)
-        except OSError:
-            continue
-        return True
-    return Path("/dev/kfd").exists()
 
 
 class _Study:
@@ -445,10 +369,6 @@ class _Study:
         )
 
 
-def _shape(dataset: Dataset) -> DataShape:
-    return DataShape(dataset.task, len(dataset.train.features), dataset.n_inputs, dataset.n_outputs)
-
-
 def _ids(commits: Mapping[str, Commit]) -> list[Mapping[str, str]]:
     return [commit.ids for commit in commits.values()]
 
@@ -473,7 +393,7 @@ def _outline(
         left = [shard for shard in left if shard.name in names]
     workers = request.workers or (available_cores() if device == "cpu" else DEVICE_WORKERS if device == "cuda" else 1)
     reached = {name: commit.epoch for name, commit in kept.items()}
-    stacks = make_stacks(left, workers, place.room if place else _room(device, workers), reached)
+    stacks = make_stacks(left, workers, place.room if place else room_for_stacks(device, 1 / workers), reached)
     if request.workers is None and sum(map(estimated_seconds, stacks)) < WORKER_SECONDS:
         workers = 1
     workers = max(1, min(workers, len(stacks)))
@@ -482,15 +402,6 @@ def _outline(
     seconds = study_seconds(work, workers) if device == "cpu" else None
     where = place.device if place else device_name(device)
     return Outline(spec, folder, device, where, workers, runs, done, tuple(stacks), work, seconds)
-
-
-def _room(device: str, workers: int) -> int | None:
-    """Bytes of a device's memory for a stack: a worker's part of four fifths of what is free; None for a CPU."""
-    if device != "cuda":
-        return None
-    import torch
-
-    return int(0.8 * torch.cuda.mem_get_info()[0] / workers)
 
 
 def command_line() -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bnexp import files, source
+from bnexp.devices import device_names
 from bnexp.errors import BnexpError
-from bnexp.experiment import Observer, Request, device_names, run_experiment
+from bnexp.experiment import Observer, Request, run_experiment
 from bnexp.loading import resolve
 from bnexp.origin import versions
 from bnexp.sources import DATA_ROOT

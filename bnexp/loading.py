@@ -430,7 +430,9 @@ class _Resolver:
         if sound:
             self.problems += [self._claim_problem(*mistake) for mistake in ask(claims, settings)[1]]
         if self.problems:
-            raise SpecError(sorted(self.problems, key=_position))
+            named = [] if any(map(_is_of_data, self.problems)) else [setting.data for setting in settings]
+            problems = sorted(self.problems, key=lambda problem: problem.position)
+            raise SpecError(problems, data=dict.fromkeys(named))
         origin_of = {setting.key: origin for setting, origin in zip(settings, origins, strict=True)}
 
         def locate(setting: Setting, path: str, message: str) -> Problem:
@@ -532,6 +534,5 @@ def _lower(message: str) -> str:
     return message[:1].lower() + message[1:].replace("tuple", "list")  # YAML has lists
 
 
-def _position(problem: Problem) -> tuple[int, int, int]:
-    match = re.search(r":(\d+):(\d+)$", problem.where)
-    return (0, int(match[1]), int(match[2])) if match else (1, 0, 0)
+def _is_of_data(problem: Problem) -> bool:
+    return f"{problem.path}.".startswith("data.") or problem.where.startswith("override 'data")

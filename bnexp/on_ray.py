@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+from bnexp.devices import room_for_stacks
 from bnexp.errors import DeviceUnavailable, UsageError
 from bnexp.executors import (
     LOOK_EVERY,
@@ -29,7 +30,7 @@ from bnexp.executors import (
     go_on_again,
     train_stack,
 )
-from bnexp.lazy_torch import torch
+from bnexp.origin import device_name
 from bnexp.plan import Stack
 from bnexp.workers import THREADS, available_cores, one_thread
 
@@ -99,9 +100,9 @@ def connected(cluster: Cluster, workers: int | None) -> Iterator[Place]:
 
 def _look_at_gpu(share: float) -> tuple[str, int]:
     """The device of a task, and four fifths of its share of the memory that is free there, in bytes."""
-    from bnexp.origin import device_name
-
-    return device_name("cuda"), int(0.8 * torch.cuda.mem_get_info()[0] * min(1.0, share))
+    room = room_for_stacks("cuda", share)
+    assert room is not None
+    return device_name("cuda"), room
 
 
 def run_on_ray(

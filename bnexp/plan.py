@@ -138,7 +138,8 @@ class Stack:
 
 def make_runs(spec: Spec, shapes: Mapping[DataFields, DataShape]) -> tuple[Run, ...]:
     """Every run of the spec in plan order; raise SpecError where settings and data do not fit together."""
-    check_against_data(spec, shapes)
+    if problems := data_problems(spec, shapes):
+        raise SpecError(problems)
     groups: dict[Structure, list[Setting]] = {}
     for setting in spec.settings:
         groups.setdefault(structure_of(setting, shapes[setting.data]), []).append(setting)
@@ -246,10 +247,12 @@ def _digest(text: str) -> str:
     return "x" + hashlib.sha256(text.encode()).hexdigest()[:15]
 
 
-def check_against_data(spec: Spec, shapes: Mapping[DataFields, DataShape]) -> None:
-    """Raise SpecError with every way in which a setting asks more of its data than they have."""
+def data_problems(spec: Spec, shapes: Mapping[DataFields, DataShape]) -> Problems:
+    """Every way in which a setting asks more of its data than they have, where their shape is known."""
     problems = Problems()
     for setting in spec.settings:
+        if setting.data not in shapes:
+            continue
         shape, train = shapes[setting.data], setting.train
         if shape.task == "regression" and setting.data.label_noise:
             problems.append(spec.locate(setting, "data.label_noise", "is for classification; this is a regression"))
@@ -270,8 +273,7 @@ def check_against_data(spec: Spec, shapes: Mapping[DataFields, DataShape]) -> No
         if "predictions" in spec.measure and shape.n_inputs > 2:
             message = f"draws inputs of one or two features; data {setting.data.name} has {shape.n_inputs}"
             problems.append(spec.locate(setting, "measure", f"predictions {message}"))
-    if problems:
-        raise SpecError(problems)
+    return problems
 
 
 def _ghost_and_random(spec: Spec, setting: Setting, shape: DataShape, size: int) -> list[Problem]:

@@ -30,8 +30,10 @@ import bnexp.executors
 import bnexp.experiment
 import bnexp.stacks
 from bnexp.data import noisy_labels
+from bnexp.devices import resolve_device
 from bnexp.errors import DamagedResults, DeviceUnavailable, FolderInUse, ResultsError, UsageError
-from bnexp.experiment import Request, load_datasets, resolve_device, run_experiment
+from bnexp.experiment import Request, run_experiment
+from bnexp.inputs import load_datasets
 from bnexp.loading import load_spec
 from bnexp.network import forward, one_run
 from bnexp.results import load_results
@@ -296,8 +298,8 @@ def test_devices():
 
 def test_label_noise_does_not_copy_the_data():
     spec = make_spec("data: {name: digits, label_noise: [0, 0.2, 1]}")
-    datasets = load_datasets(spec)
-    assert len(datasets) == 3
+    datasets, faults = load_datasets(setting.data for setting in spec.settings)
+    assert (len(datasets), faults) == (3, "")
     assert len({id(dataset) for dataset in datasets.values()}) == 1
 
 

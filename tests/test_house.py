@@ -38,7 +38,7 @@ ROOMS = {
     "pooch": {"sources"},
     "filelock": {"store"},
     "scipy": {"comparison", "aggregates"},
-    "torch": {"lazy_torch", "experiment"},
+    "torch": {"lazy_torch", "devices"},
     "numba": {"kernels"},
     "threadpoolctl": {"workers"},
     "pandas": PANDAS_ROOMS,

@@ -124,3 +124,18 @@ def test_workers_that_die_are_told_of(tmp_path, monkeypatch):
 
 def leave(pipe):
     os._exit(3)
+
+
+SCRIPT = """
+import bnexp
+print("once")
+study = {"name": "guard", "data": "digits", "train": {"epochs": 1}, "seeds": 16, "measure": [], "claims": []}
+print(len(bnexp.train(study, out="out", workers=2, progress=False).runs), "runs")
+"""
+
+
+def test_a_script_without_a_main_guard_runs_once(tmp_path):
+    """Its workers do not import it; by themselves multiprocessing's would, and train the study again, without end."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == ("once\n16 runs\n", 0), done.stderr
