@@ -214,18 +214,25 @@ def _queue_of_work(device: str) -> AbstractContextManager[Any]:
 
 
 def train_stack(
-    index: int, stack: Stack, begun: Sequence[Begun | None], job: Job, wanted: Callable[[], bool]
+    index: int,
+    stack: Stack,
+    begun: Sequence[Begun | None],
+    job: Job,
+    wanted: Callable[[], bool],
+    at_once: int | None = None,
 ) -> Iterator[Message]:
     """Train a stack, or where it does not fit into memory its halves by whole shards, one after the other.
 
-    ``begun``: how far its shards are; ``wanted`` says after an epoch whether a checkpoint is to be sent.
+    ``begun``: how far its shards are; ``wanted`` says after an epoch whether a checkpoint is to be sent; ``at_once``:
+    how many shards may be trained together, where that is known.
     """
     last = {place: (one.epoch, one.arrays) for place, one in enumerate(begun) if one and one.arrays is not None}
     by_epoch: dict[int | None, list[int]] = {}
     for place, one in enumerate(begun):
         if one is None or one.arrays is not None:
             by_epoch.setdefault(one and one.epoch, []).append(place)
-    parts = list(map(tuple, by_epoch.values()))
+    most = at_once or len(begun)
+    parts = [tuple(group[start : start + most]) for group in by_epoch.values() for start in range(0, len(group), most)]
     while parts:
         part = parts.pop(0)
         try:

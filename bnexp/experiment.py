@@ -109,7 +109,7 @@ def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bo
     """Train what is missing of a spec in its results folder and put the top CSVs together."""
     datasets, runs = read_inputs(spec, request.max_runs)
     if request.cluster and not dry_run:
-        with connected(request.cluster, request.workers) as place:
+        with connected(request.cluster, request.workers, len(make_plan(runs))) as place:
             on_cluster = replace(request, workers=place.slots)
             device = "cuda" if request.cluster.gpus_per_task else "cpu"
             return _run(spec, on_cluster, observer, datasets, runs, device, place=place)
@@ -145,7 +145,7 @@ def _run(
         store.tidy_up(folder, kept)
         shards = make_plan(runs, _ids(kept))
         outline = _outline(spec, folder, device, runs, shards, kept, request, datasets, place)
-        study = _Study(outline, datasets, request, observer, kept, still_there)
+        study = _Study(outline, datasets, request, observer, kept, still_there, place)
         study.write_description()
         if outline.stacks or not study.is_assembled():
             study.train()
@@ -179,8 +179,9 @@ class _Study:
         observer: Observer,
         kept: Mapping[str, Commit],
         still_there: Callable[[], None],
+        place: Place | None,
     ) -> None:
-        self.still_there = still_there
+        self.still_there, self.place = still_there, place
         self.outline, self.datasets, self.request, self.observer = outline, datasets, request, observer
         self.spec, self.folder = outline.spec, outline.folder
         self.commits = dict(kept)
@@ -226,10 +227,10 @@ class _Study:
 
     def messages(self, job: Job, stop: Interruption) -> Messages:
         """What comes from where the stacks are trained."""
-        outline, cluster = self.outline, self.request.cluster
-        if cluster is None:
-            return run_stacks(outline.stacks, job, outline.workers, self.saved, stop.asked)
-        return run_on_ray(outline.stacks, job, cluster, outline.workers, self.saved, stop.asked)
+        stacks = self.outline.stacks
+        if self.place is None:
+            return run_stacks(stacks, job, self.outline.workers, self.saved, stop.asked)
+        return run_on_ray(stacks, job, self.place, self.saved, stop.asked)
 
     def receive(self, messages: Messages, stop: Interruption) -> None:
         """Keep what comes until there is no more."""

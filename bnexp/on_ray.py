@@ -2,7 +2,8 @@
 
 No disk is shared: the data sets lie in Ray's object store once, checkpoints come and go with messages. A stack whose
 process is lost (killed, or its node is gone) is trained by another from the last commit of its shards; the third time
-it is given up. (Actors, not streaming tasks, which Ray Client has not.)
+it is given up. One whose process was ended for want of memory is trained by half of its shards at a time. (Actors, not
+streaming tasks, which Ray Client has not.)
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from bnexp.plan import Stack
 from bnexp.workers import THREADS, available_cores, one_thread
 
 TRIES = 3  # of a stack, before it is given up
-AHEAD = 1  # stacks that wait in Ray for a free core: an autoscaler sees that more are wanted
+AHEAD = 1  # processes that wait in Ray for a free core: an autoscaler sees that more are wanted
+READY = 10.0  # seconds at most that the study waits, before it begins, for the first processes
 
 
 class Cluster(NamedTuple):
@@ -49,16 +51,21 @@ class Cluster(NamedTuple):
 
 
 class Place(NamedTuple):
-    """What a cluster offers: how many tasks at once, on which device, and the bytes free there for a task's stack."""
+    """What a cluster offers: how many tasks at once, on which device, and the bytes free there for a task's stack.
+
+    ``limit``: how many processes there may be, if they are limited, however the cluster grows.
+    """
 
     slots: int
     device: str
     room: int | None
+    limit: int | None
+    trainers: _Trainers
 
 
 @contextmanager
-def connected(cluster: Cluster, workers: int | None) -> Iterator[Place]:
-    """Be a driver of the cluster; gives what it offers.
+def connected(cluster: Cluster, workers: int | None, most: int) -> Iterator[Place]:
+    """Be a driver of the cluster; gives what it offers. Its first processes, at most ``most``, are ready or coming.
 
     Raises UsageError where the extra is missing, and DeviceUnavailable where there is no such cluster, or no GPU in it.
     """
@@ -85,15 +92,20 @@ def connected(cluster: Cluster, workers: int | None) -> Iterator[Place]:
     try:
         resources: Any = ray.cluster_resources
         there: dict[str, float] = resources()
-        if cluster.gpus_per_task and not there.get("GPU"):
-            raise DeviceUnavailable(f"--gpus-per-task {cluster.gpus_per_task:g}: the cluster has no GPU")
+        gpus = cluster.gpus_per_task
+        if gpus and not there.get("GPU"):
+            raise DeviceUnavailable(f"--gpus-per-task {gpus:g}: the cluster has no GPU")
+        free = int(there["GPU"] / gpus if gpus else there.get("CPU", 1))
+        slots = max(1, min(free, workers or free))
+        trainers = _Trainers(ray, gpus)
+        for _ in range(min(slots, most)):
+            trainers.hire()
         device, room = "cpu", None
-        free = int(there.get("CPU", 1))
-        if cluster.gpus_per_task:
-            look = ray.remote(_look_at_gpu).options(num_cpus=0, num_gpus=cluster.gpus_per_task)
-            device, room = ray.get(look.remote(cluster.gpus_per_task))
-            free = int(there["GPU"] / cluster.gpus_per_task)
-        yield Place(max(1, min(free, workers or free)), device, room)
+        if gpus:
+            look = ray.remote(_look_at_gpu).options(num_cpus=0, num_gpus=gpus)
+            device, room = ray.get(look.remote(gpus))
+        ray.wait(list(trainers.coming), num_returns=len(trainers.coming), timeout=READY)
+        yield Place(slots, device, room, workers, trainers)
     finally:
         ray.shutdown()
 
@@ -105,16 +117,14 @@ def _look_at_gpu(share: float) -> tuple[str, int]:
     return device_name("cuda"), room
 
 
-def run_on_ray(
-    stacks: Sequence[Stack], job: Job, cluster: Cluster, slots: int, saved: Saved, stop: Callable[[], bool]
-) -> Messages:
+def run_on_ray(stacks: Sequence[Stack], job: Job, place: Place, saved: Saved, stop: Callable[[], bool]) -> Messages:
     """Train every stack on the cluster, as ``bnexp.executors.run_stacks`` does here; once ``stop`` says so, cancel."""
-    crew = _Crew(stacks, job, cluster, saved)
+    crew = _Crew(stacks, job, place, saved)
     try:
         while crew.waiting or crew.busy:
-            crew.deal(slots + AHEAD)
-            for trainer in crew.ready():
-                yield from crew.take(trainer)
+            crew.deal()
+            for call in crew.answered():
+                yield from crew.take(call)
             if stop():
                 return
     finally:
@@ -124,11 +134,14 @@ def run_on_ray(
 class _Trainer:
     """A process of the cluster: one stack at a time, a message a call."""
 
-    def begin(self, index: int, stack: Stack, begun: Sequence[Begun | None], job: Job) -> bool:
+    def prepare(self) -> None:
+        """Load what training needs, before there is a stack."""
+        import bnexp.preload  # noqa: F401
+
+    def begin(self, index: int, stack: Stack, begun: Sequence[Begun | None], job: Job, at_once: int) -> None:
         """Take up a stack."""
         self.asked, self.device = False, job.device
-        self.messages = train_stack(index, stack, begun, job, self._wanted)
-        return True
+        self.messages = train_stack(index, stack, begun, job, self._wanted, at_once)
 
     def more(self, asked: bool) -> Message | None:
         """Train until there is something to say; ``asked`` for a checkpoint. None after the last message."""
@@ -148,82 +161,144 @@ class _Trainer:
         return asked
 
 
-class _Crew:
-    """The cluster's trainers, who trains what, and the stacks that wait."""
+class _Trainers:
+    """The processes that were asked for, and those that have no stack."""
 
-    def __init__(self, stacks: Sequence[Stack], job: Job, cluster: Cluster, saved: Saved) -> None:
-        import ray
-
-        self.ray, self.stacks, self.saved = ray, stacks, saved
-        self.waiting = deque(range(len(stacks)))
+    def __init__(self, ray: Any, gpus: float) -> None:
+        self.ray = ray
+        self.coming: dict[Any, Any] = {}  # answered when the trainer is ready -> trainer
         self.idle: list[Any] = []
-        self.busy: dict[Any, int] = {}  # trainer -> stack
-        self.expected: dict[Any, deque[Any]] = {}  # trainer -> its next messages
-        self.lost = [0] * len(stacks)
-        self.job = ray.put(job)
-        gpus = cluster.gpus_per_task
-        self.trainer: Any = ray.remote(_Trainer).options(num_cpus=0 if gpus else 1, num_gpus=gpus, max_restarts=0)
+        self.kind = ray.remote(_Trainer).options(num_cpus=0 if gpus else 1, num_gpus=gpus, max_restarts=0)
 
-    def deal(self, most: int) -> None:
-        """Give stacks to idle trainers, and to new ones while there are not too many."""
-        while self.waiting and (self.idle or len(self.busy) < most):
-            trainer: Any = self.idle.pop() if self.idle else self.trainer.remote()
+    def hire(self) -> None:
+        """Ask for one more."""
+        trainer = self.kind.remote()
+        self.coming[trainer.prepare.remote()] = trainer
+
+    def dismiss(self, trainer: Any) -> None:
+        """Let a trainer go, whatever it does."""
+        with suppress(Exception):  # it is gone, or the cluster is
+            self.ray.kill(trainer)
+
+    def dismiss_all(self) -> None:
+        """Let all go that have no stack."""
+        for trainer in [*self.coming.values(), *self.idle]:
+            self.dismiss(trainer)
+        self.coming.clear()
+        self.idle.clear()
+
+
+class _Crew:
+    """Who trains what, and the stacks that wait."""
+
+    def __init__(self, stacks: Sequence[Stack], job: Job, place: Place, saved: Saved) -> None:
+        self.stacks, self.saved, self.place, self.trainers = stacks, saved, place, place.trainers
+        self.ray = place.trainers.ray
+        self.waiting = deque(range(len(stacks)))
+        self.busy: dict[Any, int] = {}  # trainer -> stack
+        self.expected: dict[Any, deque[Any]] = {}  # trainer -> its next answers
+        self.lost = [0] * len(stacks)
+        self.at_once = [len(stack.shards) for stack in stacks]  # shards of a stack that are trained together
+        self.stillborn = 0  # trainers, one after the other, that ended before they were ready
+        self.job = self.ray.put(job)
+
+    def deal(self) -> None:
+        """Give stacks to idle trainers, and ask for more of them while stacks wait."""
+        trainers, limit = self.trainers, self.place.limit
+        while self.waiting and trainers.idle:
+            trainer = trainers.idle.pop()
             index = self.busy[trainer] = self.waiting.popleft()
             stack = self.stacks[index]
-            begins = trainer.begin.remote(index, stack, begun_of(stack, self.saved), self.job)
+            begins = trainer.begin.remote(index, stack, begun_of(stack, self.saved), self.job, self.at_once[index])
             # Two calls ahead: it trains on while a message is on its way.
             self.expected[trainer] = deque([begins, *(trainer.more.remote(False) for _ in range(2))])
+        while len(trainers.coming) < min(len(self.waiting), AHEAD) or self._below(self.place.slots):
+            if limit is not None and len(self.busy) + len(trainers.coming) >= limit:
+                break
+            trainers.hire()
+        if not self.waiting:  # others may wait for their cores
+            trainers.dismiss_all()
 
-    def ready(self) -> list[Any]:
-        """Trainers that have something to say."""
-        heads = {calls[0]: trainer for trainer, calls in self.expected.items()}
-        if not heads:
+    def _below(self, most: int) -> bool:
+        """Whether more trainers could be used, and there are fewer than that."""
+        coming = len(self.trainers.coming)
+        return coming < len(self.waiting) and len(self.busy) + coming < most
+
+    def answered(self) -> list[Any]:
+        """Calls that have been answered: of trainers that are ready, or have something to say."""
+        calls = [*self.trainers.coming, *(calls[0] for calls in self.expected.values())]
+        if not calls:
             return []
-        found, _ = self.ray.wait(list(heads), num_returns=len(heads), timeout=0)
+        found, _ = self.ray.wait(calls, num_returns=len(calls), timeout=0)
         if not found:
-            found, _ = self.ray.wait(list(heads), num_returns=1, timeout=LOOK_EVERY)
-        return [heads[call] for call in found]
+            found, _ = self.ray.wait(calls, num_returns=1, timeout=LOOK_EVERY)
+        return list(found)
 
-    def take(self, trainer: Any) -> Messages:
-        """A trainer's next message, or that it is gone."""
-        index, stack = self.busy[trainer], self.stacks[self.busy[trainer]]
+    def take(self, call: Any) -> Messages:
+        """An answer, or that a trainer is gone."""
+        if call in self.trainers.coming:
+            yield from self.welcome(call)
+            return
+        trainer = next(one for one, calls in self.expected.items() if calls[0] == call)
+        index = self.busy[trainer]
+        began = len(self.expected[trainer]) > 2  # the first of its answers says no more
         try:
             message = self.ray.get(self.expected[trainer].popleft())
-            if message is None:
+            if message is None and not began:
                 raise RuntimeError("the task ended before its last epoch")
         except (self.ray.exceptions.RayError, RuntimeError) as error:
             self.dismiss(trainer)
-            self.lost[index] += 1
-            if self.lost[index] < TRIES:
-                self.waiting.appendleft(index)
-                yield go_on_again(index, stack)
-            else:
-                why = str(error).strip().splitlines()[-1]
-                yield given_up(index, stack, f"its task was lost {TRIES} times: {why}")
+            yield self.lose(index, error)
             return
-        if message is True:  # it has begun
+        if began:
             return
         if message.done:
-            if self.waiting:
-                del self.busy[trainer], self.expected[trainer]
-                self.idle.append(trainer)
-            else:  # another may wait for its CPU
-                self.dismiss(trainer)
+            del self.busy[trainer], self.expected[trainer]
+            self.trainers.idle.append(trainer)
             yield message
         else:
             asked = yield message
             self.expected[trainer].append(trainer.more.remote(bool(asked)))
 
+    def welcome(self, call: Any) -> Messages:
+        """A trainer that is ready; where one after the other never is, the rest of the study is given up."""
+        trainer = self.trainers.coming.pop(call)
+        try:
+            self.ray.get(call)
+        except self.ray.exceptions.RayError as error:
+            self.trainers.dismiss(trainer)
+            self.stillborn += 1
+            if self.stillborn >= TRIES and not self.busy:
+                while self.waiting:
+                    index = self.waiting.popleft()
+                    yield given_up(index, self.stacks[index], f"no process could be started: {_last_line(error)}")
+        else:
+            self.stillborn = 0
+            self.trainers.idle.append(trainer)
+
+    def lose(self, index: int, error: Exception) -> Message:
+        """What becomes of a stack whose trainer is gone."""
+        stack = self.stacks[index]
+        if isinstance(error, self.ray.exceptions.OutOfMemoryError) and self.at_once[index] > 1:
+            self.at_once[index] = -(-self.at_once[index] // 2)
+        else:
+            self.lost[index] += 1
+        if self.lost[index] < TRIES:
+            self.waiting.appendleft(index)
+            return go_on_again(index, stack)
+        return given_up(index, stack, f"its task was lost {TRIES} times: {_last_line(error)}")
+
     def dismiss(self, trainer: Any) -> None:
-        """Let a trainer go, whatever it does."""
+        """Let a busy trainer go."""
         del self.busy[trainer], self.expected[trainer]
-        with suppress(Exception):  # it is gone, or the cluster is
-            self.ray.kill(trainer)
+        self.trainers.dismiss(trainer)
 
     def close(self) -> None:
         """End all of them."""
         for trainer in list(self.busy):
             self.dismiss(trainer)
-        for trainer in self.idle:
-            with suppress(Exception):
-                self.ray.kill(trainer)
+        self.trainers.dismiss_all()
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

@@ -122,28 +122,65 @@ def test_a_signal_leaves_a_folder_that_is_gone_on_with(place, number, code):
     assert csvs(place / out) == csvs(place / "local")
 
 
+def patched(folder, code):
+    """An environment in which every Python process runs this code first."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    return {**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}
+
+
+DEADLY = """
+import bnexp.executors, os
+honest = bnexp.executors.train_stack
+def deadly(index, stack, *rest):
+    if stack.structure.activation == "tanh":
+        os.kill(os.getpid(), 9)
+    return honest(index, stack, *rest)
+bnexp.executors.train_stack = deadly
+"""
+
+
 def test_a_stack_that_is_lost_three_times_is_failed_and_the_rest_goes_on(place):
     """Whoever trains a tanh network is killed."""
-    code = "import os; os.kill(os.getpid(), 9)"
-    environment = {**os.environ, "BNEXP_TEST": code}
-    patch = place / "patch"
-    patch.mkdir()
-    (patch / "sitecustomize.py").write_text(
-        "import bnexp.executors, os\n"
-        "honest = bnexp.executors.train_stack\n"
-        "def deadly(index, stack, *rest):\n"
-        "    if stack.structure.activation == 'tanh': os.kill(os.getpid(), 9)\n"
-        "    return honest(index, stack, *rest)\n"
-        "bnexp.executors.train_stack = deadly\n"
-    )
-    environment["PYTHONPATH"] = f"{patch}:{environment.get('PYTHONPATH', '')}"
-    done = trained(place, "failed", code=1, env=environment)
+    done = trained(place, "failed", code=1, env=patched(place / "deadly", DEADLY))
     assert "its task was lost 3 times" in done.stderr
     runs = load_results([place / "failed"])[0].runs
     assert set(runs[runs["activation"] == "tanh"]["status"]) == {"failed"}
     assert set(runs[runs["activation"] == "sigmoid"]["status"]) == {"done"}
     trained(place, "failed")
     assert csvs(place / "failed") == csvs(place / "local")
+
+
+HUNGRY = """
+import bnexp.executors, numpy as np, time
+honest = bnexp.executors._train_part
+def hungry(index, stack, part, *rest):
+    if len(part) > 1:
+        eaten = [np.ones(2**27) for _ in range(3)]
+        time.sleep(60)
+    return honest(index, stack, part, *rest)
+bnexp.executors._train_part = hungry
+"""
+
+
+def memory():
+    """Bytes of this machine, and bytes that are taken."""
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    total, free = (1024 * int(fields[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
+    return total, total - free
+
+
+def test_a_stack_that_ray_ends_for_want_of_memory_is_halved(place):
+    """Who trains more than one shard takes 3 GiB, where Ray allows 2 more than there are taken."""
+    total, taken = memory()
+    environment = patched(place / "hungry", HUNGRY)
+    environment |= {
+        "RAY_memory_usage_threshold": f"{(taken + 2**31) / total:.4f}",
+        "RAY_memory_monitor_refresh_ms": "50",
+    }
+    done = trained(place, "halved", "--workers", "1", env=environment)
+    assert done.stderr == ""
+    assert csvs(place / "halved") == csvs(place / "local")
 
 
 def test_a_second_coordinator_is_refused(place):
