@@ -97,24 +97,28 @@ def connected(cluster: Cluster, workers: int | None, most: int) -> Iterator[Plac
             raise DeviceUnavailable(f"--gpus-per-task {gpus:g}: the cluster has no GPU")
         free = int(there["GPU"] / gpus if gpus else there.get("CPU", 1))
         slots = max(1, min(free, workers or free))
+        device, room = _look_at_gpu(ray, gpus) if gpus else ("cpu", None)
         trainers = _Trainers(ray, gpus)
         for _ in range(min(slots, most)):
             trainers.hire()
-        device, room = "cpu", None
-        if gpus:
-            look = ray.remote(_look_at_gpu).options(num_cpus=0, num_gpus=gpus)
-            device, room = ray.get(look.remote(gpus))
         ray.wait(list(trainers.coming), num_returns=len(trainers.coming), timeout=READY)
         yield Place(slots, device, room, workers, trainers)
     finally:
         ray.shutdown()
 
 
-def _look_at_gpu(share: float) -> tuple[str, int]:
-    """The device of a task, and four fifths of its share of the memory that is free there, in bytes."""
-    room = room_for_stacks("cuda", share)
-    assert room is not None
-    return device_name("cuda"), room
+def _look_at_gpu(ray: Any, share: float) -> tuple[str, int | None]:
+    """The device that a task has, and the bytes there for its stack; raise DeviceUnavailable if torch cannot use it."""
+    look = ray.remote(_device_and_room).options(num_cpus=0, num_gpus=share)
+    try:
+        found: tuple[str, int | None] = ray.get(look.remote(share))
+    except ray.exceptions.RayError as error:
+        raise DeviceUnavailable(f"--gpus-per-task {share:g}: torch cannot use the GPU: {_last_line(error)}") from None
+    return found
+
+
+def _device_and_room(share: float) -> tuple[str, int | None]:
+    return device_name("cuda"), room_for_stacks("cuda", share)
 
 
 def run_on_ray(stacks: Sequence[Stack], job: Job, place: Place, saved: Saved, stop: Callable[[], bool]) -> Messages:

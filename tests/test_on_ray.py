@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,10 +16,15 @@ import pytest
 from bnexp.results import load_results
 
 REQUIRED = os.environ.get("BNEXP_RAY") == "required"
-pytestmark = pytest.mark.skipif(
-    not REQUIRED and (importlib.util.find_spec("ray") is None or os.environ.get("BNEXP_RAY") != "1"),
-    reason="a Ray is started only where BNEXP_RAY is 1 or required",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not REQUIRED and (importlib.util.find_spec("ray") is None or os.environ.get("BNEXP_RAY") != "1"),
+        reason="a Ray is started only where BNEXP_RAY is 1 or required",
+    ),
+    pytest.mark.filterwarnings(
+        "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+    ),  # Ray's own
+]
 SPEC = """
 name: small
 data: digits
@@ -200,3 +206,71 @@ def test_no_cluster_and_no_gpu(place):
     done = trained(place, "none", "--gpus-per-task", "0.5", code=2)
     assert done.stderr.strip().splitlines()[-1] == "error: --gpus-per-task 0.5: the cluster has no GPU"
     assert not (place / "none").exists()
+
+
+WITHOUT_GPU = """
+import dataclasses, os
+import bnexp.devices, bnexp.executors, bnexp.origin
+honest = bnexp.executors.train_stack
+def on_cpu(index, stack, begun, job, *rest):
+    if job.device == "cuda":
+        with open("{seen}", "a") as file:
+            print(os.environ["CUDA_VISIBLE_DEVICES"], os.getpid(), file=file)
+    return honest(index, stack, begun, dataclasses.replace(job, device="cpu"), *rest)
+bnexp.executors.train_stack = on_cpu
+bnexp.origin.device_name = lambda device: {"cuda": "cuda (none)"}.get(device, device)
+bnexp.devices.room_for_stacks = lambda device, share: int(4e8 * share)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(place):
+    """A cluster that runs already: one core, two GPUs in whose place the CPU computes, and a door for clients."""
+    from ray.cluster_utils import Cluster
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        door = taken.getsockname()[1]
+    head = {"num_cpus": 1, "num_gpus": 2, "include_dashboard": False, "ray_client_server_port": door}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(
+            "PYTHONPATH", patched(place / "gpus", WITHOUT_GPU.replace("{seen}", str(place / "seen")))["PYTHONPATH"]
+        )
+        running = Cluster(initialize_head=True, head_node_args=head)
+    running.client_address = f"ray://{running.head_node.node_ip_address}:{door}"
+    yield running
+    running.shutdown()
+
+
+def on_cluster(cluster, out, address="auto"):
+    """The command that trains there, and its environment."""
+    return [*COMMAND[:-2], address, "--out", out, "-q"], {**os.environ, "RAY_ADDRESS": cluster.address}
+
+
+def test_a_client_of_a_cluster(place, cluster):
+    words, environment = on_cluster(cluster, "client", cluster.client_address)
+    environment.pop("RAY_ADDRESS")
+    done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert csvs(place / "client") == csvs(place / "local")
+
+
+def test_a_node_is_lost(place, cluster):
+    node = cluster.add_node(num_cpus=1)
+    words, environment = on_cluster(cluster, "node")
+    child = subprocess.Popen(words, cwd=place, env=environment, stderr=subprocess.PIPE, text=True)
+    until(lambda: len(trainers()) > 1 and list((place / "node" / "shards").glob("*/commit.json")))
+    cluster.remove_node(node, allow_graceful=False)
+    assert (child.communicate()[1], child.returncode) == ("", 0)
+    assert csvs(place / "node") == csvs(place / "local")
+
+
+def test_tasks_share_gpus(place, cluster):
+    """Each of four asks for half of one of two GPUs; what computes in their place here is the CPU."""
+    words, environment = on_cluster(cluster, "shared")
+    words += ["--gpus-per-task", "0.5", "train.epochs=200"]
+    subprocess.run(words, cwd=place, env=environment, timeout=300, check=True)
+    there = {tuple(line.split()) for line in (place / "seen").read_text().splitlines()}
+    assert sorted(gpu for gpu, _ in there) == ["0", "0", "1", "1"]
+    assert load_results([place / "shared"])[0].meta["device"] == "cuda (none)"
+    assert set(load_results([place / "shared"])[0].runs["status"]) == {"done"}
