@@ -113,9 +113,11 @@ _PARTS: dict[str, type | tuple[type, ...]] = {  # of meta.json, where they stand
     "runs": list,
     "committed": (dict, list),
     "files": dict,
+    "computed_by": list,
     "failures": dict,
+    "failed_runs": list,
 }
-_ENTRIES = ("claims_sha256", "sessions", "data")  # lists of mappings
+_ENTRIES = ("claims_sha256", "sessions", "data", "computed_by")  # lists of mappings
 
 
 def read_meta(path: Path) -> dict[str, Any]:

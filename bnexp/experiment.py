@@ -27,7 +27,7 @@ from bnexp.inputs import read_inputs
 from bnexp.interruption import Interruption
 from bnexp.layout import RUNS, SHARDS, SPEC, setting_columns
 from bnexp.on_ray import Cluster, Place, connected, run_on_ray
-from bnexp.origin import checksums, computed_by, device_name, git_state, versions
+from bnexp.origin import checksums, computed_by, computers, device_name, git_state, versions
 from bnexp.plan import Run, Shard, Stack, Structure, make_plan, part_of
 from bnexp.recording import Options
 from bnexp.shard_files import ShardFiles, load_arrays
@@ -187,6 +187,7 @@ class _Study:
         self.commits = dict(kept)
         self.writers: dict[str, ShardFiles] = {}
         self.next_commit: dict[int, float] = {}  # of a stack, when it is due
+        self.told_failures, self.next_telling = 0, 0.0
         self.warned: set[Structure] = set()  # of units that a norm makes constant
         self.tables = study_tables(self.spec, {dataset.task for dataset in datasets.values()})
         self.summary = Summary(outline)
@@ -240,6 +241,7 @@ class _Study:
                 stack = self.outline.stacks[message.stack]
                 with stop.held():
                     wanted = self.keep(stack, message)
+                    self.tell_failures()
                 self.observer.epoch(stack, message)
                 if message.error and self.request.fail_fast:
                     return
@@ -312,11 +314,23 @@ class _Study:
         self.still_there()
         axes = self.spec.axes
         columns = setting_columns(self.spec)
-        shards = [shard for stack in self.outline.stacks for shard in stack.shards]
-        failed = {run.key for shard in shards if shard.name in self.summary.failures for run in shard.runs}
-        store.assemble(self.folder, self.outline.runs, self.commits, self.tables, columns, axes, failed)
+        store.assemble(self.folder, self.outline.runs, self.commits, self.tables, columns, axes, self.failed_runs())
         self.summary.seconds = time.perf_counter() - self.began
         self.write_meta(store.read_meta(self.folder) or {}, assembled=True)
+
+    def failed_runs(self) -> set[str]:
+        """Keys of the runs whose shard failed."""
+        shards = [shard for stack in self.outline.stacks for shard in stack.shards]
+        return {run.key for shard in shards if shard.name in self.summary.failures for run in shard.runs}
+
+    def tell_failures(self) -> None:
+        """Let meta.json say now which runs failed, if it is time to; at the end it says so anyway."""
+        begun = time.monotonic()
+        if self.told_failures != len(self.summary.failures) and begun >= self.next_telling:
+            self.told_failures = len(self.summary.failures)
+            self.write_meta(store.read_meta(self.folder) or {}, assembled=False)
+            now = time.monotonic()
+            self.next_telling = now + max(COMMIT_EVERY, COMMIT_SHARE * (now - begun))
 
     def stacking(self, old: Mapping[str, Any]) -> dict[str, Any]:
         """Whether a run in a stack had the bits of the same run alone; and how far off it was, null: not finite."""
@@ -365,7 +379,9 @@ class _Study:
                 "runs": [{"id": run.id, "key": run.key} for run in self.outline.runs],
                 "committed": self.epochs() if assembled else old.get("committed", {}),
                 "files": store.top_files(self.folder, self.tables) if assembled else old.get("files", {}),
+                "computed_by": computers({name: commit.said for name, commit in self.commits.items()}),
                 "failures": {name: text.strip().splitlines()[-1] for name, text in self.summary.failures.items()},
+                "failed_runs": sorted(self.failed_runs()),
             },
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from bnexp.data import Dataset
 from bnexp.lazy_torch import torch
 from bnexp.spec import DataFields
 from bnexp.workers import blas_kernels
+
+COMPUTED_BY = ("device", "bnexp", "torch", "numpy", "numba", "blas", "threads", "host")  # host: of a cluster
 
 
 def checksums(datasets: Mapping[DataFields, Dataset]) -> list[dict[str, Any]]:
@@ -54,6 +57,15 @@ def computed_by(device: str) -> dict[str, Any]:
         "blas": blas_kernels(),
         "threads": 1,
     }
+
+
+def computers(said: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What computed which shards, an entry for each kind. ``said``: by shard, what its commit.json says."""
+    kinds: dict[str, dict[str, Any]] = {}
+    for shard, words in sorted(said.items()):
+        kind = {name: words[name] for name in COMPUTED_BY if name in words}
+        kinds.setdefault(json.dumps(kind), {**kind, "shards": []})["shards"].append(shard)
+    return list(kinds.values())
 
 
 def device_name(device: str) -> str:

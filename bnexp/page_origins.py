@@ -58,6 +58,7 @@ def provenance(results: Results) -> list[tuple[str, str]]:
     rows = [
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("device", f"{device}, {threads} thread(s) per process" if device and threads else device),
+        ("computed by", _computers(_list(meta.get("computed_by")))),
         ("again", _again(device, meta.get("exact_stack"), meta.get("stack_difference"))),
         ("seeds", ", ".join(map(str, results.spec.seeds))),
         *(
@@ -75,6 +76,15 @@ def provenance(results: Results) -> list[tuple[str, str]]:
         ("question and claims", _since(_list(meta.get("claims_sha256")))),
     ]
     return [(what, text) for what, text in rows if text]
+
+
+def _computers(kinds: Sequence[Any]) -> str:
+    """How many shards were computed by what, where that differs."""
+    told = []
+    for kind in map(_mapping, kinds) if len(kinds) > 1 else ():
+        what = ", ".join(f"{name} {value}" for name, value in kind.items() if name != "shards")
+        told.append(f"{len(_list(kind.get('shards')))} shards by {what}")
+    return "; ".join(told)
 
 
 def _again(device: str, exact: object, difference: object) -> str:

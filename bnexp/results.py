@@ -177,7 +177,7 @@ def _load(folder: Path) -> Results:
     order = _plan_order(folder, meta, planned)
     parts = _parts(folder, meta, order)
     frames = [_read_outcomes(part) for part in parts]
-    runs = _join(spec, planned, order, frames, folder)
+    runs = _with_failed(_join(spec, planned, order, frames, folder), meta, order)
     return Results(folder, spec, meta, runs, parts, _edited(folder, meta, parts))
 
 
@@ -376,6 +376,15 @@ def _join(
     for name in ("init_id", "order_id"):
         runs[name] = runs[name].astype(object).fillna("").astype(str)
     runs["learned"] = runs["learned"].astype(object).map({"true": True, "false": False}).astype("boolean")
+    return runs
+
+
+def _with_failed(runs: DataFrame, meta: Mapping[str, Any], order: Mapping[str, str]) -> DataFrame:
+    """While a study trains, only meta.json knows which of its runs failed; those that failed before wait again."""
+    if "failed_runs" in meta:
+        failed = runs["run"].isin([order[key] for key in meta["failed_runs"] if isinstance(key, str) and key in order])
+        runs.loc[~failed & (runs["status"] == "failed"), "status"] = "pending"
+        runs.loc[failed & runs["status"].isin(["pending", "running"]), "status"] = "failed"
     return runs
 
 

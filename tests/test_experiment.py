@@ -36,6 +36,7 @@ from bnexp.experiment import Request, run_experiment
 from bnexp.inputs import load_datasets
 from bnexp.loading import load_spec
 from bnexp.network import forward, one_run
+from bnexp.origin import computed_by
 from bnexp.results import load_results
 from bnexp.store import locked, write_meta
 from bnexp.training import train
@@ -74,6 +75,9 @@ def test_the_folder_has_the_layout_of_the_contract(finished):
     assert meta["schema"] == 2
     assert (meta["exact_stack"], meta["stack_difference"]) == (True, 0.0)
     shards = sorted(path.name for path in (finished / "shards").iterdir())
+    (computer,) = meta["computed_by"]
+    assert computer.pop("shards") == shards
+    assert computer == computed_by("cpu")
     assert meta["committed"] == dict.fromkeys(shards, 3)
     for shard in shards:
         commit = json.loads((finished / "shards" / shard / "commit.json").read_text())
@@ -253,19 +257,32 @@ def test_a_file_where_a_folder_belongs(tmp_path):
 def test_a_failing_stack_leaves_the_others(tmp_path, monkeypatch):
     honest = bnexp.executors.train
 
-    def fails_for_none(stack, *args, **options):
-        if not stack.structure.center:
+    def fails_for_norms(stack, *args, **options):
+        if stack.structure.center:
             raise RuntimeError("injected")
         return honest(stack, *args, **options)
 
-    monkeypatch.setattr(bnexp.executors, "train", fails_for_none)
-    summary = run(tmp_path / "small", workers=1)
-    assert summary.trained == 20
-    assert len(summary.failures) == 2
+    monkeypatch.setattr(bnexp.executors, "train", fails_for_norms)
+    seen = []
+
+    class Looks(Silent):
+        def epoch(self, stack, message):
+            runs = load_results([tmp_path / "small"])[0].runs
+            seen.append(dict(runs.groupby("norm")["status"].agg(set)))
+
+    summary = run(tmp_path / "small", observer=Looks(), workers=1)
+    assert {"full": {"failed"}, "standardize": {"failed"}, "none": {"pending"}} in seen  # who looks meanwhile sees it
+    assert summary.trained == 10
+    assert len(summary.failures) == 3
     runs = pd.read_csv(tmp_path / "small" / "runs.csv", keep_default_na=False)
-    assert set(runs[runs["norm"] == "none"]["status"]) == {"failed"}
+    assert set(runs[runs["norm"] != "none"]["status"]) == {"failed"}
     monkeypatch.undo()
-    assert run(tmp_path / "small").trained == 10
+
+    class LooksAgain(Silent):
+        def begin(self, outline):
+            assert "failed" not in set(load_results([tmp_path / "small"])[0].runs["status"])
+
+    assert run(tmp_path / "small", observer=LooksAgain()).trained == 20
 
 
 def test_an_interruption_keeps_finished_shards(finished, tmp_path, monkeypatch):

@@ -81,6 +81,9 @@ def until(condition, seconds=120):
 def test_the_same_bytes(place):
     trained(place, "ray", "--workers", "2")
     assert csvs(place / "ray") == csvs(place / "local")
+    (computer,) = load_results([place / "ray"])[0].meta["computed_by"]
+    assert computer["host"] == socket.gethostname()
+    assert len(computer["shards"]) == 16
     again = trained(place, "ray")
     assert again.stderr == ""
 

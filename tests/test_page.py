@@ -379,6 +379,17 @@ def test_settings_and_provenance(results):
         assert "not promised elsewhere" in said
 
 
+def test_the_page_says_which_machines_computed_what(results):
+    one, other = {"device": "cpu", "blas": "Zen", "host": "a"}, {"device": "cpu", "blas": "SkylakeX", "host": "b"}
+    kinds = [{**one, "shards": ["x1", "x2"]}, {**other, "shards": ["x3"]}]
+    said = dict(provenance(dataclasses.replace(results, meta={**results.meta, "computed_by": kinds})))["computed by"]
+    assert said == "2 shards by device cpu, blas Zen, host a; 1 shards by device cpu, blas SkylakeX, host b"
+    for known in (kinds[:1], [], [3], None):
+        assert "computed by" not in dict(
+            provenance(dataclasses.replace(results, meta={**results.meta, "computed_by": known}))
+        )
+
+
 LOADED = "import sys; print('torch' in sys.modules)"
 
 
