@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import heapq
 import importlib
 import math
 import threading
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 LINE_SECONDS = 30.0  # off a terminal: a line at least this often
 LEAST_BAR = 10  # columns; where there are fewer the bar is left out
 REFRESHES = 4  # a second
+MOST_PAST = 1000  # reports by which the speed of some time ago is known
 
 
 class Standing(NamedTuple):
@@ -69,6 +71,8 @@ class Tally:
         self.reached, self.alive = list(self.begun), [len(stack.runs) for stack in self.stacks]
         self.begun_here, self.failed = [False] * len(self.stacks), 0
         self.finished, self.runs, self.loss = [False] * len(self.stacks), 0, float("nan")
+        self.rest, self.unfinished = list(self.work), len(self.stacks)  # work that is left in each stack
+        self.done_work, self.all_work = 0.0, sum(self.work)
         self.busy, self.last = 0.0, float("nan")  # seconds of workers since the first report; when the last came
         self.past: list[tuple[float, float]] = []  # at each report: busy, and the work that was done
 
@@ -78,31 +82,34 @@ class Tally:
             self._report(stack, message, now)
 
     def _report(self, stack: Stack, message: Message, now: float) -> None:
-        at, working = self.place[stack], min(self.workers, len(self.stacks) - sum(self.finished))
+        """It takes the same time however many stacks there are: a large cluster reports often."""
+        at, working = self.place[stack], min(self.workers, self.unfinished)
         if not message.error:
             self.reached[at], self.alive[at] = max(self.begun[at], message.epoch), message.alive
         if message.outcomes is not None:
             self.runs += sum(len(stack.shards[place].runs) for place in message.shards)
         if message.loss == message.loss and not message.error:
             self.loss = message.loss
+        self.unfinished -= message.done and not self.finished[at]
         self.finished[at] |= message.done
         self.begun_here[at] = True
         if message.error:
             self.failed += sum(len(stack.shards[place].runs) for place in message.shards)
+        epochs = stack.structure.epochs - self.begun[at]
+        part = (self.reached[at] - self.begun[at]) / epochs if epochs else 0.0
+        rest = 0.0 if self.finished[at] else self.work[at] * (1 - part)
+        self.done_work += self.rest[at] - rest
+        self.rest[at] = rest
         if self.past:
             self.busy += working * (now - self.last)
         self.last = now
-        self.past.append((self.busy, sum(self.work) - sum(self._rest())))
+        self.past.append((self.busy, self.done_work))
+        if len(self.past) > MOST_PAST:
+            del self.past[1:-1:2]
 
-    def _rest(self) -> list[float]:
-        """The work that is left in each stack that is not finished."""
-        rest = []
-        for at, stack in enumerate(self.stacks):
-            epochs = stack.structure.epochs - self.begun[at]
-            part = (self.reached[at] - self.begun[at]) / epochs if epochs else 0.0
-            if not self.finished[at]:
-                rest.append(self.work[at] * (1 - part))
-        return rest
+    def share(self) -> float:
+        """How much of the work is done."""
+        return self.done_work / self.all_work
 
     def standing(self, now: float) -> Standing:
         """How far the study is."""
@@ -110,18 +117,18 @@ class Tally:
             return self._standing(now)
 
     def _standing(self, now: float) -> Standing:
-        sizes, rest, left = [len(stack.runs) for stack in self.stacks], self._rest(), None
+        sizes, rest, left = [len(stack.runs) for stack in self.stacks], [work for work in self.rest if work], None
         half = self.past[bisect.bisect_right(self.past, (self.busy / 2, math.inf)) - 1] if self.past else (0.0, 0.0)
-        done = sum(self.work) - sum(rest) - half[1]
+        done = self.all_work - sum(rest) - half[1]
         if done > 0 and self.past:
-            loads = [0.0] * self.workers
+            loads = [0.0] * self.workers  # a heap
             for work in rest:
-                loads[loads.index(min(loads))] += work
+                heapq.heapreplace(loads, loads[0] + work)
             left = max(0.0, max(loads) * (self.busy - half[0]) / done - (now - self.last))
         ends = [stack.structure.epochs for stack in self.stacks]
         of_epochs = sum(n * (end - at) for n, end, at in zip(sizes, ends, self.begun, strict=True))
         epochs = sum(n * (reached - at) for n, reached, at in zip(sizes, self.reached, self.begun, strict=True))
-        share, diverged = 1 - sum(rest) / sum(self.work), sum(sizes) - sum(self.alive)
+        share, diverged = 1 - sum(rest) / self.all_work, sum(sizes) - sum(self.alive)
         queued = sum(n for n, begun in zip(sizes, self.begun_here, strict=True) if not begun)
         return Standing(share, self.runs, sum(sizes), queued, self.failed, epochs, of_epochs, self.loss, diverged, left)
 
@@ -267,11 +274,10 @@ class _Log:
 
     def update(self) -> None:
         """A line, if another tenth is done."""
-        now = time.monotonic()
-        standing = self.tally.standing(now)
-        if int(10 * standing.share + 1e-9) > self.tenths:
-            self.tenths = int(10 * standing.share + 1e-9)
-            self.write_standing(standing)
+        tenths = int(10 * self.tally.share() + 1e-9)
+        if tenths > self.tenths:
+            self.tenths = tenths
+            self.write_standing(self.tally.standing(time.monotonic()))
 
     def speak(self) -> None:
         """A line whenever there was none for long."""

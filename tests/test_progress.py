@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import random
 import re
 import struct
 import subprocess
@@ -65,6 +66,28 @@ def worked_off(outline, factors, workers, start_up):
             free[worker] += each
             events.append((free[worker], stack, message(index, stack, epoch, epoch == stack.structure.epochs)))
     return sorted(events, key=lambda event: event[0])
+
+
+def test_what_is_added_up_is_what_summing_gives(monkeypatch):
+    """Whatever comes, in whatever order, errors and stacks that begin again included; the past stays short."""
+    monkeypatch.setattr(bnexp.progress, "MOST_PAST", 50)
+    outline = outline_of(make_spec(SPEC), 3)
+    tally, rng = Tally(outline), random.Random(0)
+    reached, finished = [0.0] * len(outline.stacks), set()
+    for step in range(400):
+        at = rng.randrange(len(outline.stacks))
+        stack, epoch = outline.stacks[at], rng.randrange(41)
+        done = rng.random() < 0.02
+        sent = message(at, stack, epoch, done)._replace(error="lost" if rng.random() < 0.1 else "")
+        tally.report(stack, sent, float(step))
+        reached[at] = reached[at] if sent.error else epoch / 40
+        finished |= {at} if done else set()
+        parts = [1.0 if index in finished else part for index, part in enumerate(reached)]
+        slowly = sum(work * part for work, part in zip(outline.work, parts, strict=True)) / sum(outline.work)
+        assert tally.share() == pytest.approx(slowly)
+        assert tally.standing(float(step)).share == pytest.approx(slowly)
+        assert tally.unfinished == len(outline.stacks) - len(finished)
+        assert len(tally.past) <= 51
 
 
 @pytest.mark.parametrize("start_up", [0.0, 5.0])
