@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import os
 import sys
 import threading
@@ -165,7 +166,7 @@ def train(
     """
     from bnexp.workers import available_cores, warm_up
 
-    cluster = _cluster(executor, address, gpus_per_task)
+    cluster = _cluster(executor, address, gpus_per_task, device)
     if overwrite and (extend or restart_unfinished):
         raise errors.UsageError("--overwrite deletes the folder and the other option keeps it: use one of them")
     if not (dry_run or cluster) and workers != "1" and device in ("auto", "cpu") and available_cores() > 1:
@@ -600,7 +601,7 @@ def merge_(
     console.print_merged(merge(results, into, Progress(silent=True), command_line()))
 
 
-def _cluster(executor: str, address: str, gpus_per_task: float) -> Cluster | None:
+def _cluster(executor: str, address: str, gpus_per_task: float, device: str) -> Cluster | None:
     """Which Ray cluster to train on; None for this machine."""
     if executor == "local" and address == "auto" and not gpus_per_task:
         return None
@@ -608,6 +609,15 @@ def _cluster(executor: str, address: str, gpus_per_task: float) -> Cluster | Non
         raise errors.UsageError("--address and --gpus-per-task are for --executor ray")
     if executor != "ray":
         raise errors.UsageError(f"--executor {executor}: local or ray is expected")
+    if device != "auto":
+        raise errors.UsageError("--device is for this machine; on a cluster --gpus-per-task asks for GPUs")
+    if address not in ("auto", "local") and not address.startswith("ray://"):
+        raise errors.UsageError(f"--address {address!r}: auto, local or ray://HOST:PORT is expected")
+    in_parts = gpus_per_task <= 1 and (10_000 * gpus_per_task) % 1 < 1e-6
+    if not (math.isfinite(gpus_per_task) and (in_parts or gpus_per_task % 1 == 0)):
+        raise errors.UsageError(
+            f"--gpus-per-task {gpus_per_task:g}: a part such as 0.25, or a whole number, is expected"
+        )
     from bnexp.on_ray import Cluster
 
     return Cluster(address, gpus_per_task)

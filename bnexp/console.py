@@ -239,6 +239,10 @@ def print_summary(summary: Summary, quiet: bool) -> None:
         return
     if summary.trained or summary.failures:
         done = f"{summary.trained} runs in {summary.seconds:.1f} s"
+    elif outline.done < len(outline.runs):
+        done = (
+            f"nothing of this part was left to train; {outline.done} of the study's {len(outline.runs)} runs are here"
+        )
     else:
         done = f"all {len(outline.runs)} runs were finished already; nothing was trained"
     if summary.stack_difference and outline.device == "cpu":

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from bnexp.spec import DataFields
+    from bnexp.spec import DataFields, Spec
 
 
 class BnexpError(Exception):
@@ -108,11 +108,14 @@ class Problems(list[Problem]):
 class SpecError(UsageError):
     """A spec or an override is wrong; all problems are reported together, and ``faults`` of its data files.
 
-    ``data``: the data sets that it names without a mistake.
+    ``data``: the data sets that it names without a mistake. ``sound``: the same spec without the claims that are wrong,
+    where nothing else is.
     """
 
-    def __init__(self, problems: Iterable[Problem], faults: str = "", data: Iterable[DataFields] = ()) -> None:
-        self.problems, self.data = tuple(problems), tuple(data)
+    def __init__(
+        self, problems: Iterable[Problem], faults: str = "", data: Iterable[DataFields] = (), sound: Spec | None = None
+    ) -> None:
+        self.problems, self.data, self.sound = tuple(problems), tuple(data), sound
         super().__init__("\n".join([*map(str, self.problems), *([faults] if faults else [])]))
 
 

@@ -9,7 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,12 +108,7 @@ class Summary:
 def run_experiment(spec: Spec, request: Request, observer: Observer, dry_run: bool = False) -> Summary:
     """Train what is missing of a spec in its results folder and put the top CSVs together."""
     datasets, runs = read_inputs(spec, request.max_runs)
-    if request.cluster and not dry_run:
-        with connected(request.cluster, request.workers, len(make_plan(runs))) as place:
-            on_cluster = replace(request, workers=place.slots)
-            device = "cuda" if request.cluster.gpus_per_task else "cpu"
-            return _run(spec, on_cluster, observer, datasets, runs, device, place=place)
-    device = resolve_device(request.device)
+    device = "cpu" if request.cluster else resolve_device(request.device)
     return _run(spec, request, observer, datasets, runs, device, dry_run)
 
 
@@ -124,8 +119,7 @@ def _run(
     datasets: Mapping[DataFields, Dataset],
     runs: tuple[Run, ...],
     device: str,
-    dry_run: bool = False,
-    place: Place | None = None,
+    dry_run: bool,
 ) -> Summary:
     folder = request.out or Path("results") / (spec.name + part_suffix(request.part))
     store.check_place(folder)
@@ -144,12 +138,30 @@ def _run(
             store.clear(folder)
         store.tidy_up(folder, kept)
         shards = make_plan(runs, _ids(kept))
-        outline = _outline(spec, folder, device, runs, shards, kept, request, datasets, place)
-        study = _Study(outline, datasets, request, observer, kept, still_there, place)
-        study.write_description()
-        if outline.stacks or not study.is_assembled():
-            study.train()
-        return study.summary
+        with _joined(request, shards, kept, observer) as place:
+            if place and request.cluster:
+                device = "cuda" if request.cluster.gpus_per_task else "cpu"
+                request = replace(request, workers=place.slots)
+            outline = _outline(spec, folder, device, runs, shards, kept, request, datasets, place)
+            study = _Study(outline, datasets, request, observer, kept, still_there, place)
+            study.write_description()
+            if outline.stacks or not study.is_assembled():
+                study.train()
+            return study.summary
+
+
+def _joined(
+    request: Request, shards: Sequence[Shard], kept: Mapping[str, Commit], observer: Observer
+) -> AbstractContextManager[Place | None]:
+    """The cluster that trains what is left, if one is to."""
+    left = [shard for shard in shards if shard.name not in kept or not kept[shard.name].done]
+    if request.cluster is None or not left:
+        return nullcontext()
+
+    def warn(message: str) -> None:
+        observer.warn(Problem("--executor ray", "", message, kind="warning"))
+
+    return connected(request.cluster, request.workers, len(left), warn)
 
 
 def part_suffix(part: tuple[int, int] | None) -> str:
@@ -365,7 +377,7 @@ class _Study:
                 "created": old.get("created", now),
                 "sessions": sessions,
                 "versions": versions(),
-                "device": self.outline.device_name,
+                "device": self.outline.device_name if self.outline.stacks else old.get("device", "cpu"),
                 "threads": 1,
                 **self.stacking(old),
                 "git": git_state(),

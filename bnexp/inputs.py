@@ -6,12 +6,13 @@ for. Left out is only what cannot be known yet: claims on settings that are wron
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from bnexp.claim_checks import claim_problems
 from bnexp.data import Dataset, load_dataset
-from bnexp.errors import DataError, SpecError, UsageError
+from bnexp.errors import DataError, Problem, SpecError, UsageError
 from bnexp.plan import DataShape, Run, data_problems, make_runs
 from bnexp.spec import FILES, SYNTHETIC, DataFields, Spec
 from bnexp.tables import study_tables
@@ -33,24 +34,43 @@ def read_inputs(spec: Spec, max_runs: int) -> Inputs:
     Raises UsageError for a study that nobody meant, else SpecError or DataError with every mistake.
     """
     _check_size(spec, max_runs)
-    datasets, faults = load_datasets(setting.data for setting in spec.settings)
-    shapes = {fields: _shape(dataset) for fields, dataset in datasets.items()}
-    problems = data_problems(spec, shapes)
-    tasks = {fields: dataset.task for fields, dataset in datasets.items()}
-    if datasets:
-        problems += claim_problems(spec, study_tables(spec, tasks.values()), tasks)
+    datasets, problems, faults = _examine(spec)
     if problems:
-        raise SpecError(sorted(problems, key=lambda problem: problem.position), faults)
+        raise SpecError(problems, faults)
     if faults:
         raise DataError(faults)
-    return Inputs(datasets, make_runs(spec, shapes))
+    return Inputs(datasets, make_runs(spec, {fields: _shape(dataset) for fields, dataset in datasets.items()}))
 
 
 def with_data_faults(error: SpecError) -> SpecError:
-    """The same with what is wrong in the data files that the spec names, as far as it names them rightly."""
-    own = [fields for fields in error.data if fields.name in FILES]
-    _, faults = load_datasets(own[:MAX_DATASETS])
-    return SpecError(error.problems, faults)
+    """The same with all else that is wrong, as far as it can be known.
+
+    Where only claims are, that is everything, for the other claims too; else what is in the data files that the spec
+    names rightly.
+    """
+    if error.sound is None:
+        own = [fields for fields in error.data if fields.name in FILES]
+        return SpecError(error.problems, load_datasets(own[:MAX_DATASETS])[1])
+    try:
+        _check_size(error.sound, sys.maxsize)
+    except UsageError:  # it is told when the claims are right
+        return error
+    _, problems, faults = _examine(error.sound)
+    return SpecError(_sorted([*error.problems, *problems]), faults)
+
+
+def _examine(spec: Spec) -> tuple[dict[DataFields, Dataset], list[Problem], str]:
+    """The data sets of a spec, what is wrong with it beside them, and what is wrong with its data files."""
+    datasets, faults = load_datasets(setting.data for setting in spec.settings)
+    problems = list(data_problems(spec, {fields: _shape(dataset) for fields, dataset in datasets.items()}))
+    tasks = {fields: dataset.task for fields, dataset in datasets.items()}
+    if datasets:
+        problems += claim_problems(spec, study_tables(spec, tasks.values()), tasks)
+    return datasets, _sorted(problems), faults
+
+
+def _sorted(problems: Iterable[Problem]) -> list[Problem]:
+    return sorted(problems, key=lambda problem: problem.position)
 
 
 def load_datasets(named: Iterable[DataFields]) -> tuple[dict[DataFields, Dataset], str]:

@@ -83,6 +83,7 @@ class _Resolver:
     def __init__(self, document: Document, overrides: Sequence[str], default_name: str, folder: Path) -> None:
         self.document, self.folder, self.default_name = document, folder, default_name
         self.problems = Problems()
+        self.malformed: set[str] = set()  # sections that are no mappings
         self.given: dict[str, _Given] = {}  # dotted path of a field -> what was written
         self._read_document()
         for text in overrides:
@@ -118,6 +119,7 @@ class _Resolver:
             return {"data.name": self._in_file(path, value)}
         if not isinstance(value, dict):
             self.problems.append(self.document.problem(path, "a mapping of fields to values is expected"))
+            self.malformed.add(section)
             return {}
         found = {}
         for key, item in value.items():
@@ -217,17 +219,21 @@ class _Resolver:
         """The product of all axes; the first declared field varies slowest."""
         axes: list[list[Any]] = []
         names: list[tuple[str, str]] = []
+        unsound: set[str] = set()  # sections of which nobody knows what the other fields mean
         for section, name, info in setting_fields():
             given = fields.get(f"{section}.{name}")
             if given is None:
-                if info.is_required():
-                    self.problems.append(self.document.problem((), f"{section} is required: which data set?"))
-                    return []
                 values = [info.default]
+                if info.is_required():  # go on to find the other problems
+                    values = ["digits"]
+                    unsound.add(section)
+                    if section not in self.malformed:
+                        self.problems.append(self.document.problem((), f"{section} is required: which data set?"))
             else:
                 values = self._alternatives(section, name, info, given)
                 if not values:  # reported already; go on to find the other problems
                     values = [info.default] if not info.is_required() else ["digits"]
+                    unsound |= {section} if info.is_required() else set()
             if name == "path" and values[0] is not None:
                 values = [str((self.folder / values[0]).resolve())]
             names.append((section, name))
@@ -245,7 +251,8 @@ class _Resolver:
                 parts[section][name] = value
             settings.append(Setting(**{s: SECTIONS[s].model_construct(**parts[s]) for s in SECTIONS}))  # type: ignore[arg-type]
         for path, message in dict.fromkeys(itertools.chain.from_iterable(map(contradictions, settings))):
-            self.problems.append(self._point(fields, path, message))
+            if path.split(".")[0] not in unsound:
+                self.problems.append(self._point(fields, path, message))
         return settings
 
     def _point(self, fields: Mapping[str, _Given], path: str, message: str) -> Problem:
@@ -287,7 +294,10 @@ class _Resolver:
         origins: list[dict[str, _Given]] = []
         seen: dict[str, int] = {}
         for index, variant in enumerate(written.value):
+            known = len(self.problems)
             fields = {**base, **self._variant(index, variant)}
+            if len(self.problems) > known:  # what is left of it may repeat another
+                continue
             for setting in self._grid(fields):
                 first = seen.setdefault(setting.key, index)
                 if first != index:
@@ -424,23 +434,36 @@ class _Resolver:
     def spec(self) -> Spec:
         """Build the Spec, or raise every problem that was found, in the order of the file."""
         settings, origins = self._settings()
-        sound = not self.problems  # else claims would be asked of settings that nobody meant
+        settings_sound = not self.problems  # else claims would be asked of settings that nobody meant
         name, question, seeds = self._name(), self._text("question", ""), self._seeds()
-        study, measure, claims = self._study(), self._measure(), self._claims()
-        if sound:
-            self.problems += [self._claim_problem(*mistake) for mistake in ask(claims, settings)[1]]
-        if self.problems:
-            named = [] if any(map(_is_of_data, self.problems)) else [setting.data for setting in settings]
-            problems = sorted(self.problems, key=lambda problem: problem.position)
+        study, measure = self._study(), self._measure()
+        others_sound = not self.problems
+        claims = self._claims()
+        if settings_sound:
+            mistakes = ask(claims, settings)[1]
+            self.problems += [self._claim_problem(*mistake) for mistake in mistakes]
+            mistaken = {mistake.claim for mistake in mistakes}
+            claims = {index: claim for index, claim in claims.items() if index not in mistaken}
+        problems = sorted(self.problems, key=lambda problem: problem.position)
+        named = [] if any(map(_is_of_data, problems)) else [setting.data for setting in settings]
+        if not others_sound:
             raise SpecError(problems, data=dict.fromkeys(named))
         origin_of = {setting.key: origin for setting, origin in zip(settings, origins, strict=True)}
 
         def locate(setting: Setting, path: str, message: str) -> Problem:
             return self._point(origin_of[setting.key], path, message)
 
+        places = list(claims)
+
+        def locate_claim(index: int, inner: FieldPath, message: str, at_key: bool = False) -> Problem:
+            return self._claim_problem(places[index], inner, message, at_key)
+
         said = tuple(claims.values())
         document = self._resolved(name, question, seeds, study, measure, said)
-        return Spec(name, question, tuple(settings), seeds, study, measure, said, document, locate, self._claim_problem)
+        spec = Spec(name, question, tuple(settings), seeds, study, measure, said, document, locate, locate_claim)
+        if problems:
+            raise SpecError(problems, data=dict.fromkeys(named), sound=spec)
+        return spec
 
     def _resolved(
         self,

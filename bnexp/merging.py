@@ -50,13 +50,16 @@ def merge(folders: Sequence[Path], into: Path, observer: Observer, command: str 
         if other.spec.study_sha256() != first.spec.study_sha256():
             changed = differences(first.spec.document, other.spec.document)
             raise ResultsError("\n".join([f"{first.folder} and {other.folder} hold different studies:", *changed]))
-    if into in folders:
+    if into.resolve() in [folder.resolve() for folder in folders]:
         raise UsageError(f"{into}: is one of the folders to be merged; name a new one with --into DIR")
     with store.locked(into):
         there = _there(into, first)
         chosen = _choose([*([there] if there else []), *sources])
         held = [one for one in (there, *sources) if one]
-        sessions = [session for one in held for session in one.meta.get("sessions", ())]
+        sessions: list[Any] = []
+        for session in (session for one in held for session in one.meta.get("sessions", ())):
+            if session not in sessions:  # merged before
+                sessions.append(session)
         store.write_meta(into, {**held[0].meta, "sessions": sessions, "committed": {}, "files": {}})
         for name, (source, commit) in chosen.items():
             if source is not there:

@@ -11,14 +11,16 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import textwrap
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from bnexp.devices import room_for_stacks
-from bnexp.errors import DeviceUnavailable, UsageError
+from bnexp.errors import DeviceLost, DeviceUnavailable, UsageError
 from bnexp.executors import (
     LOOK_EVERY,
     Begun,
@@ -37,6 +39,9 @@ from bnexp.workers import THREADS, available_cores, one_thread
 
 TRIES = 3  # of a stack, before it is given up
 AHEAD = 1  # processes that wait in Ray for a free core: an autoscaler sees that more are wanted
+CURRENT = "/tmp/ray/ray_current_cluster"  # where Ray keeps the address of the cluster that runs here
+LISTENS_SECONDS = 10.0  # that a cluster has to answer
+GPU_SECONDS = 60.0  # that a first look at a GPU may have to wait for it
 READY = 10.0  # seconds at most that the study waits, before it begins, for the first processes
 
 
@@ -64,7 +69,7 @@ class Place(NamedTuple):
 
 
 @contextmanager
-def connected(cluster: Cluster, workers: int | None, most: int) -> Iterator[Place]:
+def connected(cluster: Cluster, workers: int | None, most: int, warn: Callable[[str], None]) -> Iterator[Place]:
     """Be a driver of the cluster; gives what it offers. Its first processes, at most ``most``, are ready or coming.
 
     Raises UsageError where the extra is missing, and DeviceUnavailable where there is no such cluster, or no GPU in it.
@@ -75,6 +80,7 @@ def connected(cluster: Cluster, workers: int | None, most: int) -> Iterator[Plac
 
     local = cluster.address == "local"
     options: dict[str, Any] = {"num_cpus": workers or available_cores(), "include_dashboard": False} if local else {}
+    _check_somebody_listens(cluster.address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns that it will change its mind
     try:
         ray.init(
@@ -86,16 +92,20 @@ def connected(cluster: Cluster, workers: int | None, most: int) -> Iterator[Plac
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         why = str(error).strip().splitlines()[0]
-        raise DeviceUnavailable(
-            f"--address {cluster.address}: no Ray cluster ({why}); start one (ray start --head), or use --address local"
-        ) from None
+        raise _no_cluster(cluster.address, why) from None
     try:
         resources: Any = ray.cluster_resources
         there: dict[str, float] = resources()
         gpus = cluster.gpus_per_task
-        if gpus and not there.get("GPU"):
-            raise DeviceUnavailable(f"--gpus-per-task {gpus:g}: the cluster has no GPU")
-        free = int(there["GPU"] / gpus if gpus else there.get("CPU", 1))
+        all_gpus = there.get("GPU", 0)
+        if gpus > all_gpus:
+            has = f"only {all_gpus:g}" if all_gpus else "no GPU"
+            raise DeviceUnavailable(f"--gpus-per-task {gpus:g}: the cluster has {has}")
+        free = int(there.get("CPU", 0))
+        if gpus:  # a task's part lies on one GPU
+            free = int(all_gpus * (1 / gpus // 1) if gpus < 1 else all_gpus // gpus)
+        if not free:
+            warn("the cluster has no CPU yet; the study begins when there is one")
         slots = max(1, min(free, workers or free))
         device, room = _look_at_gpu(ray, gpus) if gpus else ("cpu", None)
         trainers = _Trainers(ray, gpus)
@@ -107,11 +117,34 @@ def connected(cluster: Cluster, workers: int | None, most: int) -> Iterator[Plac
         ray.shutdown()
 
 
+def _check_somebody_listens(address: str) -> None:
+    """Raise DeviceUnavailable where nobody does: Ray would wait for minutes, for a cluster that has ended, too."""
+    known = address.removeprefix("ray://")
+    if address == "auto":
+        written = Path(CURRENT)
+        known = os.environ.get("RAY_ADDRESS", "") or (written.read_text().strip() if written.is_file() else "")
+        known = known.removeprefix("ray://")
+    host, colon, port = known.rpartition(":")
+    if not (colon and port.isdecimal()):
+        return  # Ray knows better
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), LISTENS_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, f"nobody answers at {known}: {error}") from None
+
+
+def _no_cluster(address: str, why: str) -> DeviceUnavailable:
+    hint = "start one (ray start --head), or use --address local"
+    return DeviceUnavailable(f"--address {address}: no Ray cluster ({why}); {hint}")
+
+
 def _look_at_gpu(ray: Any, share: float) -> tuple[str, int | None]:
     """The device that a task has, and the bytes there for its stack; raise DeviceUnavailable if torch cannot use it."""
     look = ray.remote(_device_and_room).options(num_cpus=0, num_gpus=share)
     try:
-        found: tuple[str, int | None] = ray.get(look.remote(share))
+        found: tuple[str, int | None] = ray.get(look.remote(share), timeout=GPU_SECONDS)
+    except ray.exceptions.GetTimeoutError:
+        raise DeviceUnavailable(f"--gpus-per-task {share:g}: so much was not free in {GPU_SECONDS:.0f} s") from None
     except ray.exceptions.RayError as error:
         raise DeviceUnavailable(f"--gpus-per-task {share:g}: torch cannot use the GPU: {_last_line(error)}") from None
     return found
@@ -131,6 +164,8 @@ def run_on_ray(stacks: Sequence[Stack], job: Job, place: Place, saved: Saved, st
                 yield from crew.take(call)
             if stop():
                 return
+    except (ConnectionError, crew.ray.exceptions.RaySystemError) as error:
+        raise DeviceLost(f"the cluster is lost ({_last_line(error)}); the same command goes on from there") from None
     finally:
         crew.close()
 
@@ -201,7 +236,8 @@ class _Crew:
         self.waiting = deque(range(len(stacks)))
         self.busy: dict[Any, int] = {}  # trainer -> stack
         self.expected: dict[Any, deque[Any]] = {}  # trainer -> its next answers
-        self.lost = [0] * len(stacks)
+        self.lost = [0] * len(stacks)  # times, one after the other, without a checkpoint that is further
+        self.reached = [-1] * len(stacks)  # the epoch of the last checkpoint
         self.at_once = [len(stack.shards) for stack in stacks]  # shards of a stack that are trained together
         self.stillborn = 0  # trainers, one after the other, that ended before they were ready
         self.job = self.ray.put(job)
@@ -217,7 +253,8 @@ class _Crew:
             # Two calls ahead: it trains on while a message is on its way.
             self.expected[trainer] = deque([begins, *(trainer.more.remote(False) for _ in range(2))])
         while len(trainers.coming) < min(len(self.waiting), AHEAD) or self._below(self.place.slots):
-            if limit is not None and len(self.busy) + len(trainers.coming) >= limit:
+            full = limit is not None and len(self.busy) + len(trainers.coming) >= limit
+            if full or (self.stillborn >= TRIES and (self.busy or trainers.coming)):  # those may do it all
                 break
             trainers.hire()
         if not self.waiting:  # others may wait for their cores
@@ -256,6 +293,8 @@ class _Crew:
             return
         if began:
             return
+        if message.arrays is not None and message.epoch > self.reached[index]:
+            self.reached[index], self.lost[index] = message.epoch, 0
         if message.done:
             del self.busy[trainer], self.expected[trainer]
             self.trainers.idle.append(trainer)
@@ -272,7 +311,8 @@ class _Crew:
         except self.ray.exceptions.RayError as error:
             self.trainers.dismiss(trainer)
             self.stillborn += 1
-            if self.stillborn >= TRIES and not self.busy:
+            others = self.busy or self.trainers.coming or self.trainers.idle
+            if self.stillborn >= TRIES and not others:
                 while self.waiting:
                     index = self.waiting.popleft()
                     yield given_up(index, self.stacks[index], f"no process could be started: {_last_line(error)}")
@@ -305,4 +345,4 @@ class _Crew:
 
 
 def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
+    return textwrap.shorten((str(error).strip() or type(error).__name__).splitlines()[-1], 200, placeholder=" …")

@@ -72,6 +72,7 @@ class Tally:
         self.begun_here, self.failed = [False] * len(self.stacks), 0
         self.finished, self.runs, self.loss = [False] * len(self.stacks), 0, float("nan")
         self.rest, self.unfinished = list(self.work), len(self.stacks)  # work that is left in each stack
+        self.ended: set[tuple[int, int]] = set()  # shards: of which stack, which
         self.done_work, self.all_work = 0.0, sum(self.work)
         self.busy, self.last = 0.0, float("nan")  # seconds of workers since the first report; when the last came
         self.past: list[tuple[float, float]] = []  # at each report: busy, and the work that was done
@@ -86,15 +87,18 @@ class Tally:
         at, working = self.place[stack], min(self.workers, self.unfinished)
         if not message.error:
             self.reached[at], self.alive[at] = max(self.begun[at], message.epoch), message.alive
-        if message.outcomes is not None:
-            self.runs += sum(len(stack.shards[place].runs) for place in message.shards)
+        if message.outcomes is not None or message.error:  # a stack that is given up may have finished some shards
+            ended = [place for place in message.shards if (at, place) not in self.ended]
+            self.ended.update((at, place) for place in ended)
+            runs = sum(len(stack.shards[place].runs) for place in ended)
+            self.runs, self.failed = (
+                (self.runs, self.failed + runs) if message.error else (self.runs + runs, self.failed)
+            )
         if message.loss == message.loss and not message.error:
             self.loss = message.loss
         self.unfinished -= message.done and not self.finished[at]
         self.finished[at] |= message.done
         self.begun_here[at] = True
-        if message.error:
-            self.failed += sum(len(stack.shards[place].runs) for place in message.shards)
         epochs = stack.structure.epochs - self.begun[at]
         part = (self.reached[at] - self.begun[at]) / epochs if epochs else 0.0
         rest = 0.0 if self.finished[at] else self.work[at] * (1 - part)

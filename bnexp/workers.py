@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
@@ -71,12 +72,13 @@ def start_worker(live: Callable[[Connection], None]) -> tuple[Connection, BasePr
 @contextmanager
 def _without_main() -> Iterator[None]:
     """While a process starts: it is not to run the program that uses bnexp again, whose main guard may be missing."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    with _STARTING:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _live(live: Callable[[Connection], None], pipe: Connection) -> None:
@@ -162,14 +164,33 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    """The environment in which a process that starts now keeps to one thread: libraries read it when they load."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(THREADS)
+    """The environment in which a process that starts now keeps to one thread: libraries read it when they load.
+
+    Several threads may be in here: the last to leave restores what the first has found.
+    """
+    with _ENVIRONMENT.lock:
+        if not _ENVIRONMENT.inside:
+            _ENVIRONMENT.before = {name: os.environ.get(name) for name in THREADS}
+            os.environ.update(THREADS)
+        _ENVIRONMENT.inside += 1
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        with _ENVIRONMENT.lock:
+            _ENVIRONMENT.inside -= 1
+            for name, value in _ENVIRONMENT.before.items() if not _ENVIRONMENT.inside else ():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+class _Environment:
+    """How many are in ``_single_threaded``, and what the first of them has found."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+        self.before: dict[str, str | None] = {}
+
+
+_ENVIRONMENT, _STARTING = _Environment(), threading.RLock()

@@ -189,6 +189,9 @@ def test_bad_input_is_one_message_and_no_folder(case, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+ON_RAY = ["train", ROOT / "configs/quickstart.yaml", "--executor", "ray"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -199,6 +202,10 @@ def test_bad_input_is_one_message_and_no_folder(case, tmp_path):
         (["train", ROOT / "configs/quickstart.yaml", "--workers", "0"], "--workers 0"),
         (["train", ROOT / "configs/quickstart.yaml", "--executor", "slurm"], "local or ray is expected"),
         (["train", ROOT / "configs/quickstart.yaml", "--address", "local"], "are for --executor ray"),
+        ([*ON_RAY, "--device", "cuda"], "--device is for this machine"),
+        ([*ON_RAY, "--address", ""], "auto, local or ray://HOST:PORT"),
+        ([*ON_RAY, "--address", "127.0.0.1:6379"], "auto, local or ray://HOST:PORT"),
+        *(([*ON_RAY, "--gpus-per-task", text], "a part such as 0.25") for text in ("1.5", "inf", "0.00001")),
         (["compare"], "bnexp train"),
         (["compare", "nowhere"], "nowhere"),
         (["report", "nowhere"], "nowhere"),

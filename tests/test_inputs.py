@@ -87,6 +87,43 @@ def test_a_claim_on_data_that_cannot_be_read_is_not_judged(study):
     assert "fit_r2" not in str(error)
 
 
+def places(error):
+    return [problem.where.split(":", 1)[1] for problem in error.problems]
+
+
+CLAIMS = """data: digits
+model: {norm: [none, full]}
+train: {lr: [0.1, 1]}
+claims:
+  - {claim: c, where: {lr: 1}, a: {norm: full}, b: {norm: none}, metric: test_accuracyy, expect: greater}
+  - {claim: c, where: {lr: 2}, a: {norm: full}, b: {norm: none}, metric: fit_loss, expect: less}
+  - {claim: c, a: {norm: full}, b: {norm: none}, metric: fit_loss, expect: les}
+"""
+
+
+def test_claims_are_told_in_one_go(study):
+    """One asks for what is not recorded, one for a setting that is not there, one is ill formed and not one setting."""
+    error = study(CLAIMS)
+    assert [place.split(":")[0] for place in places(error)] == ["5", "6", "7", "7"]
+    assert "test_accuracyy is not recorded" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("data: {name: foo, path: d.csv, target: y}\n", ["1:14"]),
+        ("data: [{name: csv}]\ntrain: {lr: x}\n", ["1:7", "2:13"]),
+        ("train: {lr: x}\n", ["1:1", "1:13"]),
+        (
+            "data: digits\nvariants:\n- {model.activation: tanh}\n- {train: {btch: 3}, model: {activation: tanh}}\n",
+            ["4:12"],
+        ),
+    ],
+)
+def test_a_mistake_brings_no_others_that_are_none(study, text, where):
+    assert places(study(text)) == where
+
+
 def test_all_that_is_sound_gives_inputs():
     spec = load_spec(ROOT / "configs" / "quickstart.yaml")
     inputs = read_inputs(spec, 100_000)

@@ -76,7 +76,13 @@ def test_one_after_the_other_and_again(whole, parts, tmp_path):
     for index in (0, 1, 0, 2):
         merge([parts[index]], tmp_path / "all", Silent())
     assert csvs(tmp_path / "all") == csvs(whole)
+    before = json.loads((tmp_path / "all" / "meta.json").read_text())["sessions"]
     assert merge(parts, tmp_path / "all", Silent()).taken == 0
+    after = json.loads((tmp_path / "all" / "meta.json").read_text())["sessions"]
+    assert [one for one in after if one["runs_trained"]] == [one for one in before if one["runs_trained"]]
+    (tmp_path / "link").symlink_to(tmp_path / "all")
+    with pytest.raises(UsageError, match="one of the folders to be merged"):
+        merge([tmp_path / "all"], tmp_path / "link", Silent())
 
 
 def test_a_missing_part_is_trained_afterwards(whole, parts, tmp_path):

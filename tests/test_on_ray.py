@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 
+from bnexp.on_ray import Place, _Crew, _Trainers
 from bnexp.results import load_results
 
 REQUIRED = os.environ.get("BNEXP_RAY") == "required"
@@ -98,7 +100,8 @@ def test_a_worker_is_killed(place):
             killed += 1
             time.sleep(1.5)
         time.sleep(0.05)
-    assert (child.communicate()[1], child.returncode) == ("", 0)
+    said = child.communicate()[1]  # Ray may tell of the loss, too
+    assert ("error:" in said, "Traceback" in said, child.returncode) == (False, False, 0), said
     assert killed > 0
     assert csvs(place / "killed") == csvs(place / "local")
 
@@ -187,14 +190,13 @@ def test_a_stack_that_ray_ends_for_want_of_memory_is_halved(place):
         "RAY_memory_usage_threshold": f"{(taken + 2**31) / total:.4f}",
         "RAY_memory_monitor_refresh_ms": "50",
     }
-    done = trained(place, "halved", "--workers", "1", env=environment)
-    assert done.stderr == ""
+    trained(place, "halved", "--workers", "1", env=environment)
     assert csvs(place / "halved") == csvs(place / "local")
 
 
 def test_a_second_coordinator_is_refused(place):
     child = subprocess.Popen([*COMMAND, "two", "-q", "train.epochs=1000"], cwd=place, stderr=subprocess.DEVNULL)
-    until(lambda: (place / "two" / ".holder").exists())
+    until(lambda: (place / "two" / "shards").exists())
     second = trained(place, "two", "train.epochs=1000", code=6)
     assert f"(process {child.pid} on" in second.stderr
     child.send_signal(signal.SIGINT)
@@ -206,9 +208,64 @@ def test_no_cluster_and_no_gpu(place):
     done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--address auto: no Ray cluster" in done.stderr
+    for address, known in (("auto", {"RAY_ADDRESS": "127.0.0.1:1"}), ("ray://127.0.0.1:1", {})):
+        words[words.index("--address") + 1] = address
+        done = subprocess.run(
+            words, cwd=place, capture_output=True, text=True, env={**os.environ, **known}, check=False
+        )
+        assert (done.returncode, "nobody answers at 127.0.0.1:1" in done.stderr) == (2, True)
     done = trained(place, "none", "--gpus-per-task", "0.5", code=2)
     assert done.stderr.strip().splitlines()[-1] == "error: --gpus-per-task 0.5: the cluster has no GPU"
-    assert not (place / "none").exists()
+    assert not list((place / "none" / "shards").glob("*"))
+    again = trained(place, "local")  # nothing is left, so no Ray is started
+    assert again.stderr == ""
+
+
+class Stillborn:
+    """In the place of Ray: calls are answered at once, those of the first trainers by their death."""
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+    def __init__(self, dead):
+        self.dead, self.made, self.killed = dead, 0, []
+
+    def put(self, value):
+        return value
+
+    def wait(self, calls, num_returns, timeout):
+        return calls, []
+
+    def get(self, call):
+        if call < self.dead:
+            raise self.exceptions.RayError("broken node")
+
+    def remote(self, kind):
+        return types.SimpleNamespace(options=lambda **options: types.SimpleNamespace(remote=self.trainer))
+
+    def trainer(self):
+        number, self.made = self.made, self.made + 1
+        prepare = types.SimpleNamespace(remote=lambda: number)
+        return types.SimpleNamespace(prepare=prepare, number=number)
+
+    def kill(self, trainer):
+        self.killed.append(trainer.number)
+
+
+@pytest.mark.parametrize(("dead", "given_up"), [(3, False), (4, True), (99, True)])
+def test_a_study_is_given_up_only_where_no_process_is_left(dead, given_up):
+    """Three of four that never are ready leave one that is; where all four die, nobody is left."""
+    ray = Stillborn(dead)
+    trainers = _Trainers(ray, 0.0)
+    for _ in range(4):
+        trainers.hire()
+    shards = types.SimpleNamespace(shards=[1], runs=[1])
+    crew = _Crew([shards] * 10, None, Place(4, "cpu", None, None, trainers), lambda shard: None)
+    said = [message for call in list(trainers.coming) for message in crew.welcome(call)]
+    assert [message.error for message in said] == ["no process could be started: broken node"] * (10 if given_up else 0)
+    assert ray.killed == list(range(min(dead, 4)))
+    assert len(crew.waiting) == (0 if given_up else 10)
 
 
 WITHOUT_GPU = """
@@ -264,7 +321,8 @@ def test_a_node_is_lost(place, cluster):
     child = subprocess.Popen(words, cwd=place, env=environment, stderr=subprocess.PIPE, text=True)
     until(lambda: len(trainers()) > 1 and list((place / "node" / "shards").glob("*/commit.json")))
     cluster.remove_node(node, allow_graceful=False)
-    assert (child.communicate()[1], child.returncode) == ("", 0)
+    said = child.communicate()[1]
+    assert ("error:" in said, "Traceback" in said, child.returncode) == (False, False, 0), said
     assert csvs(place / "node") == csvs(place / "local")
 
 

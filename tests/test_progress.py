@@ -68,6 +68,18 @@ def worked_off(outline, factors, workers, start_up):
     return sorted(events, key=lambda event: event[0])
 
 
+def test_a_stack_that_is_given_up_keeps_what_it_has_finished():
+    outline = outline_of(make_spec(SPEC), 1)
+    tally, stack = Tally(outline), outline.stacks[0]
+    assert len(stack.shards) > 1
+    tally.report(stack, message(0, stack, 40)._replace(outcomes=[["text"]], shards=[0]), 1.0)
+    for _ in range(2):
+        tally.report(stack, message(0, stack, 0, done=True)._replace(outcomes=None, error="lost"), 2.0)
+    standing = tally.standing(2.0)
+    finished = len(stack.shards[0].runs)
+    assert (standing.runs, standing.failed) == (finished, len(stack.runs) - finished)
+
+
 def test_what_is_added_up_is_what_summing_gives(monkeypatch):
     """Whatever comes, in whatever order, errors and stacks that begin again included; the past stays short."""
     monkeypatch.setattr(bnexp.progress, "MOST_PAST", 50)

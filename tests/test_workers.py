@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -139,3 +140,20 @@ def test_a_script_without_a_main_guard_runs_once(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.returncode) == ("once\n16 runs\n", 0), done.stderr
+
+
+def test_threads_that_start_workers_leave_the_program_as_it_was():
+    main, before = sys.modules["__main__"], dict(os.environ)
+
+    def start() -> None:
+        for _ in range(20):
+            with workers._without_main(), workers._single_threaded():
+                time.sleep(0.001)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sys.modules["__main__"] is main
+    assert dict(os.environ) == before
