@@ -53,6 +53,11 @@ class Standing(NamedTuple):
     diverged: int
     left: float | None
 
+    @property
+    def running(self) -> int:
+        """Runs that somebody trains."""
+        return self.of_runs - self.runs - self.queued - self.failed
+
 
 class Tally:
     """Counts what stacks report.
@@ -146,6 +151,7 @@ def words_of(standing: Standing) -> list[tuple[int, str]]:
         (1, loss),
         (1, f"{standing.diverged} diverged" if standing.diverged else ""),
         (1, f"{standing.failed} failed" if standing.failed else ""),
+        (3, f"{standing.running} running" if standing.running else ""),
         (3, f"{standing.queued} queued" if standing.queued else ""),
         (0, "" if standing.left is None else f"{duration(standing.left)} left"),
     ]
@@ -221,7 +227,7 @@ class _Changing:
     def line(self) -> Table:
         """The line, as wide as the terminal is now."""
         standing, width = self.tally.standing(time.monotonic()), self.console.width
-        text = fitting([(3, self.name[:20]), *words_of(standing)], width - 1)
+        text = fitting([(4, self.name[:20]), *words_of(standing)], width - 1)
         grid = Table.grid(expand=True, padding=(0, 2, 0, 0))
         grid.add_column(no_wrap=True)
         cells: list[Any] = [printable(text)]
