@@ -199,7 +199,7 @@ def test_one_line_at_any_width(tmp_path, columns):
     assert all(len(line) <= columns for line in lines)
     assert any("left" in line for line in lines) or columns == 40
     assert any("epochs" in line and "left" in line for line in lines) or columns < 120
-    assert COLOR.search(shown)
+    assert COLOR.search(shown) or columns == 40  # of the bar, for which there is no room
     assert "next: bnexp report" in plain
 
 
