@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 LINE_SECONDS = 30.0  # off a terminal: a line at least this often
 LEAST_BAR = 10  # columns; where there are fewer the bar is left out
 REFRESHES = 4  # a second
+NEAR = 2.0  # seconds; what is less is not told apart
 MOST_PAST = 1000  # reports by which the speed of some time ago is known
 
 
@@ -153,9 +154,16 @@ def words_of(standing: Standing) -> list[tuple[int, str]]:
         (1, f"{standing.failed} failed" if standing.failed else ""),
         (3, f"{standing.running} running" if standing.running else ""),
         (3, f"{standing.queued} queued" if standing.queued else ""),
-        (0, "" if standing.left is None else f"{duration(standing.left)} left"),
+        (0, _time_left(standing.left)),
     ]
     return [(rank, text) for rank, text in words if text]
+
+
+def _time_left(seconds: float | None) -> str:
+    """Nearer to the end than a few reports of the workers, a number would promise more than anybody knows."""
+    if seconds is None:
+        return ""
+    return f"under {NEAR:.0f} s left" if seconds < NEAR else f"{duration(seconds)} left"
 
 
 def fitting(words: Sequence[tuple[int, str]], width: int) -> str:

@@ -3,7 +3,8 @@
     python tests/benchmarks/time_left.py configs/quickstart.yaml configs/shift.yaml
 
 For each config one line: the seconds that ``check`` estimates, the seconds that it took from the command to its last
-line, and for each tenth of the work from .2 to .9 the time left that was shown over the time that was left to train.
+line, and for each tenth of the work from .2 to .9 the time left that was shown over what was left to train; or,
+where "under 2 s" was shown, what was left.
 """
 
 from __future__ import annotations
@@ -40,12 +41,16 @@ def measure(config: str) -> str:
             assert child.stderr is not None
             for line in child.stderr:
                 now = time.perf_counter()
-                found = re.search(r": (\d+) %, .* ([\d.:]+ (?:s|min|h)) left", line)
+                found = re.search(r": (\d+) %, .*?(under )?([\d.:]+ (?:s|min|h)) left", line)
                 if found:
-                    said.append((int(found[1]), now, seconds_of(found[2])))
+                    said.append((int(found[1]), now, 0.0 if found[2] else seconds_of(found[3])))
                 end = now
     trained = said[-1][1]  # the line of 100 %; then comes the comparison
-    ratios = [f"{share} %: {left / (trained - now):.2f}" for share, now, left in said if 20 <= share < 90]
+    ratios = [
+        f"{share} %: {left / (trained - now):.2f}" if left else f"{share} %: under 2 s, {trained - now:.1f} s"
+        for share, now, left in said
+        if 20 <= share < 90
+    ]
     took = end - began
     return f"{config}: estimated {estimated:.1f} s, took {took:.1f} s ({estimated / took:.2f}); {', '.join(ratios)}"
 
