@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LINE_SECONDS = 30.0  # off a terminal: a line at least this often
 LEAST_BAR = 10  # columns; where there are fewer the bar is left out
 REFRESHES = 4  # a second
-NEAR = 2.0  # seconds; what is less is not told apart
+NEAR = 2.0  # seconds: nobody knows the speed earlier, and what is left is not told apart below
 MOST_PAST = 1000  # reports by which the speed of some time ago is known
 
 
@@ -64,8 +64,8 @@ class Tally:
     """Counts what stacks report.
 
     The time left is what the workers would need for the rest, each taking the next stack when it is free, at the speed
-    that they had in the later half of the time since the first report: what starting takes says nothing of it. The
-    work in a stack is what ``bnexp.estimate`` takes it for.
+    that they had in the later half of the time since the first report: what starting takes says nothing of it. It is
+    told once there were two seconds of that. The work in a stack is what ``bnexp.estimate`` takes it for.
     """
 
     def __init__(self, outline: Outline) -> None:
@@ -80,7 +80,8 @@ class Tally:
         self.rest, self.unfinished = list(self.work), len(self.stacks)  # work that is left in each stack
         self.ended: set[tuple[int, int]] = set()  # shards: of which stack, which
         self.done_work, self.all_work = 0.0, sum(self.work)
-        self.busy, self.last = 0.0, float("nan")  # seconds of workers since the first report; when the last came
+        self.first = self.last = math.nan  # when the first and the last report came
+        self.busy = 0.0  # seconds of workers since the first
         self.past: list[tuple[float, float]] = []  # at each report: busy, and the work that was done
 
     def report(self, stack: Stack, message: Message, now: float) -> None:
@@ -112,6 +113,8 @@ class Tally:
         self.rest[at] = rest
         if self.past:
             self.busy += working * (now - self.last)
+        else:
+            self.first = now
         self.last = now
         self.past.append((self.busy, self.done_work))
         if len(self.past) > MOST_PAST:
@@ -130,7 +133,7 @@ class Tally:
         sizes, rest, left = [len(stack.runs) for stack in self.stacks], [work for work in self.rest if work], None
         half = self.past[bisect.bisect_right(self.past, (self.busy / 2, math.inf)) - 1] if self.past else (0.0, 0.0)
         done = self.all_work - sum(rest) - half[1]
-        if done > 0 and self.past:
+        if done > 0 and self.last - self.first >= NEAR:
             loads = [0.0] * self.workers  # a heap
             for work in rest:
                 heapq.heapreplace(loads, loads[0] + work)

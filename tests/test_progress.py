@@ -37,7 +37,7 @@ NARROW = """
 name: a-name-that-is-as-long-as-sixty-characters-are-if-one-counts
 data: digits
 model: {hidden: [24, 24], norm: [none, full], activation: relu}
-train: {epochs: 50, lr: [0.1, 100]}
+train: {epochs: 160, lr: [0.1, 100]}
 seeds: 24
 """
 

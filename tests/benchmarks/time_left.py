@@ -34,7 +34,7 @@ def measure(config: str) -> str:
         check = subprocess.run([*words, "check", config, "--json", *place], capture_output=True, text=True, check=True)
         estimated = json.loads(check.stdout)["estimated_seconds"]
         began = time.perf_counter()
-        said = []
+        said, trained = [], began
         with subprocess.Popen(
             [*words, "train", config, *place], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
         ) as child:
@@ -42,10 +42,10 @@ def measure(config: str) -> str:
             for line in child.stderr:
                 now = time.perf_counter()
                 found = re.search(r": (\d+) %, .*?(under )?([\d.:]+ (?:s|min|h)) left", line)
+                trained = now if ": 100 %, " in line else trained  # then comes the comparison
                 if found:
                     said.append((int(found[1]), now, 0.0 if found[2] else seconds_of(found[3])))
                 end = now
-    trained = said[-1][1]  # the line of 100 %; then comes the comparison
     ratios = [
         f"{share} %: {left / (trained - now):.2f}" if left else f"{share} %: under 2 s, {trained - now:.1f} s"
         for share, now, left in said
