@@ -16,7 +16,7 @@ from bnexp import source
 from bnexp.comparison import claim_records, compare_runs, effect_records, list_claims, speed_records, to_records
 from bnexp.errors import DeviceLost, SpecError, TrainingFailed, UsageError, did_you_mean
 from bnexp.experiment import Request, run_experiment
-from bnexp.inputs import with_data_faults
+from bnexp.inputs import with_other_mistakes
 from bnexp.loading import load_spec, resolve
 from bnexp.progress import Progress
 from bnexp.results import Results, load_results
@@ -58,7 +58,7 @@ def _spec(spec: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> Spe
     try:
         return _read_spec(spec, overrides)
     except SpecError as error:
-        raise with_data_faults(error) from None
+        raise with_other_mistakes(error) from None
 
 
 def _read_spec(spec: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> Spec:

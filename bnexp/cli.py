@@ -207,9 +207,9 @@ def _spec(config: Path, overrides: Sequence[str]) -> Spec:
     try:
         return load_spec(config, overrides)
     except errors.SpecError as error:
-        from bnexp.inputs import with_data_faults
+        from bnexp.inputs import with_other_mistakes
 
-        raise with_data_faults(error) from None
+        raise with_other_mistakes(error) from None
 
 
 def _report_training(summary: Summary, as_json: bool, quiet: bool, verbose: bool) -> None:

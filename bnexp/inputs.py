@@ -42,7 +42,7 @@ def read_inputs(spec: Spec, max_runs: int) -> Inputs:
     return Inputs(datasets, make_runs(spec, {fields: _shape(dataset) for fields, dataset in datasets.items()}))
 
 
-def with_data_faults(error: SpecError) -> SpecError:
+def with_other_mistakes(error: SpecError) -> SpecError:
     """The same with all else that is wrong, as far as it can be known.
 
     Where only claims are, that is everything, for the other claims too; else what is in the data files that the spec

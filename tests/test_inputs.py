@@ -9,7 +9,7 @@ from tools import ROOT, Silent
 import bnexp
 from bnexp.errors import DataError, SpecError
 from bnexp.experiment import Request, run_experiment
-from bnexp.inputs import MAX_DATASETS, load_datasets, read_inputs, with_data_faults
+from bnexp.inputs import MAX_DATASETS, load_datasets, read_inputs, with_other_mistakes
 from bnexp.loading import load_spec
 
 GOOD = "a,b,y\n" + "".join(f"{i},{i % 7},{'yes' if i % 2 else 'no'}\n" for i in range(60))
@@ -144,7 +144,7 @@ def test_only_files_of_ones_own_are_looked_into_beside_mistakes(monkeypatch):
     monkeypatch.setattr("bnexp.inputs.load_dataset", load)
     spec = load_spec(ROOT / "configs" / "quickstart.yaml")
     own = [spec.settings[0].data.model_copy(update={"name": "csv", "path": str(n)}) for n in range(MAX_DATASETS + 5)]
-    found = with_data_faults(SpecError([], data=[spec.settings[0].data, *own]))
+    found = with_other_mistakes(SpecError([], data=[spec.settings[0].data, *own]))
     assert looked == ["csv"] * MAX_DATASETS
     assert len(str(found).splitlines()) == MAX_DATASETS
     assert load_datasets([]) == ({}, "")
