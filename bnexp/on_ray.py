@@ -35,7 +35,7 @@ from bnexp.executors import (
 )
 from bnexp.origin import device_name
 from bnexp.plan import Stack
-from bnexp.workers import THREADS, available_cores, one_thread
+from bnexp.workers import THREADS, available_cores, keep_memory, one_thread
 
 TRIES = 3  # of a stack, before it is given up
 AHEAD = 1  # processes that wait in Ray for a free core: an autoscaler sees that more are wanted
@@ -176,6 +176,8 @@ class _Trainer:
     def prepare(self) -> None:
         """Load what training needs, before there is a stack."""
         import bnexp.preload  # noqa: F401
+
+        keep_memory()
 
     def begin(self, index: int, stack: Stack, begun: Sequence[Begun | None], job: Job, at_once: int) -> None:
         """Take up a stack."""

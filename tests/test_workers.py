@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -44,6 +45,28 @@ def test_shared_values_without_arrays():
     shared.send(ours)
     assert receive(theirs) == ["x", 1]
     shared.close()
+
+
+def new_pages(pipe):
+    """How many pages the system has to map for three arrays of 20 MiB, ten times, after the first time."""
+    import resource
+
+    before = 0
+    for turn in range(11):
+        arrays = [np.ones(5 * 2**20, np.float32) for _ in range(3)]
+        del arrays
+        if not turn:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    pipe.recv()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_a_worker_keeps_the_memory_of_its_last_arrays_for_the_next():
+    pipe, process = start_worker(new_pages)
+    assert pipe.recv() < 100  # huge pages are 30 each time, others 15,360
+    pipe.close()
+    process.join(10)
 
 
 def answer(pipe):
