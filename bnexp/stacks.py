@@ -11,7 +11,7 @@ from bnexp.device_steps import bytes_per_run
 from bnexp.plan import Shard, Stack, Structure
 
 STACK_RUNS = 32  # more runs fall out of the cache: measured in tests/benchmarks/LOG.md
-STACK_BYTES = 16 * 2**20  # parameters of a stack, float32
+STACK_BYTES = 4 * 2**20  # parameters of a stack, float32, which has gradients and Adam's moments beside them
 WORKER_SECONDS = 0.5  # estimated work below which workers cost more than they save
 DEVICE_WORKERS = 2  # threads that feed a GPU, unless told otherwise
 
@@ -24,7 +24,7 @@ def make_stacks(
     ``reached``: the committed epoch of shards, by name, that were begun before.
 
     Each shard, the longest first, goes where the work would then end soonest (Graham 1969). A stack has at most 32 runs
-    and 16 MiB of parameters; where ``room`` is given, the bytes free on a device, as many runs as fit there.
+    and 4 MiB of parameters; where ``room`` is given, the bytes free on a device, as many runs as fit there.
     """
     kinds = [(shard.structure, (reached or {}).get(shard.name)) for shard in shards]
     alone = [_shard_seconds(shard, epoch) for shard, (_, epoch) in zip(shards, kinds, strict=True)]
@@ -67,28 +67,36 @@ def estimated_seconds(stack: Stack) -> float:
 
 
 def _call_seconds(structure: Structure, epoch: int | None) -> float:
-    """Time that a stack costs whatever its size: 100 µs an epoch, and 85 µs a step in which all runs go together.
+    """Time that a stack costs whatever its size: 60 µs an epoch, and 70 µs a step in which all runs go together.
 
     Where runs descend one after the other (``bnexp.descent``), that is an epoch's last.
     """
     epochs = structure.epochs - (epoch or 0)
     together = 1 if can_descend(structure, "cpu") else structure.steps_per_epoch
-    return epochs * (100e-6 + 85e-6 * together)
+    return epochs * (60e-6 + 70e-6 * together)
 
 
 def _shard_seconds(shard: Shard, epoch: int | None) -> float:
     """Time for the steps of a shard.
 
-    Products at 200 GFLOP/s; an activation or output 1.2 ns, or 1.6 with a norm, and 8 more with noise; an input 0.4 ns;
-    an update of a parameter 0.45 ns, or 1.3 by Adam; and 2 µs, or 4 with a norm, for the calls of a run's step.
-    Measured in tests/benchmarks/LOG.md on one machine; of others an assumption.
+    Products at 240 GFLOP/s; an activation or output 1.1 ns, or 1.5 with a norm; an input 0.4 ns; an update of a
+    parameter 0.26 ns, or 1.4 by Adam, and 1.2 more an epoch; for the calls of a run's step 4 µs, or 5.7 with a norm,
+    where runs descend alone, else 0.9 and 1.7. Noise adds 4 ns an activation, and to draw it, once for the runs of a
+    seed, 27 µs and 16 ns an activation. Measured in tests/benchmarks/LOG.md on one machine whose cores were all at
+    work; of others an assumption.
     """
     structure = shard.structure
     runs, rows, normalizes = len(shard.runs), structure.batch_size, structure.normalizes
-    each = (1.6e-9 if normalizes else 1.2e-9) + (8e-9 if structure.noise != "none" else 0)
+    each, calls = (1.5e-9, 1.7e-6) if normalizes else (1.1e-9, 0.9e-6)
+    if can_descend(structure, "cpu"):
+        calls = 5.7e-6 if normalizes else 4e-6
+    draws = 0.0
+    if structure.noise != "none":
+        each += 4e-9
+        draws = len({run.seed for run in shard.runs}) * (27e-6 + rows * sum(structure.hidden) * 16e-9)
     elementwise = rows * (sum(structure.widths[1:]) * each + structure.widths[0] * 0.4e-9)
     n_parameters = sum(count * structure.n_parameters(norm) for norm, count in Counter(shard.norms).items())
-    products = 6 * n_parameters * rows / 200e9
-    updates = n_parameters * (0.45e-9 if structure.optimizer == "sgd" else 1.3e-9)
-    step = runs * (elementwise + (4e-6 if normalizes else 2e-6)) + products + updates
-    return (structure.epochs - (epoch or 0)) * structure.steps_per_epoch * step
+    products = 6 * n_parameters * rows / 240e9
+    updates = n_parameters * (0.26e-9 if structure.optimizer == "sgd" else 1.4e-9)
+    step = runs * (elementwise + calls) + draws + products + updates
+    return (structure.epochs - (epoch or 0)) * (structure.steps_per_epoch * step + n_parameters * 1.2e-9)
