@@ -146,8 +146,14 @@ class _Resolver:
         if not items:
             self.problems.append(locate(f"{key} has no value", (), False))
             return
+        value = items[0] if len(items) == 1 else items
+        if key in SECTIONS and (key != "data" or isinstance(value, Mapping)):
+            names = list(value) if isinstance(value, Mapping) and value else ["FIELD"]
+            said = " ".join(f"{key}.{name}=…" for name in names)
+            self.problems.append(locate(f"{key} has several fields; set each by itself: {said}", (), False))
+            return
         key = "data.name" if key == "data" else key
-        given = _Given(items[0] if len(items) == 1 else items, key, locate)
+        given = _Given(value, key, locate)
         paths = [f"{section}.{name}" for section, name, _ in setting_fields()]
         top = [name for name in TOP if name not in SECTIONS]
         if key in paths or key in top:

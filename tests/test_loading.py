@@ -102,6 +102,20 @@ def test_overrides_replace_whole_values():
     assert spec.study.evaluate == ("running", "batch")
 
 
+@pytest.mark.parametrize(
+    ("override", "way_out"),
+    [
+        ("data={name: xor, samples: 400}", "data.name=… data.samples=…"),
+        ("model={norm: none}", "model.norm=…"),
+        ("train=5", "train.FIELD=…"),
+    ],
+)
+def test_an_override_of_a_whole_section_shows_how_to_set_its_fields(override, way_out):
+    (text,) = map(str, problems_of("data: digits", override))
+    assert text.startswith(f"override {override!r}: error: ")
+    assert text.endswith(f"set each by itself: {way_out}")
+
+
 def test_overrides_pass_the_same_checks():
     found = problems_of("data: digits", "train.lrr=1", "lr=3", "train.lr=-1", "nonsense", "model.norm=ful")
     where = [problem.where for problem in found]
