@@ -85,6 +85,7 @@ class _Resolver:
         self.problems = Problems()
         self.malformed: set[str] = set()  # sections that are no mappings
         self.given: dict[str, _Given] = {}  # dotted path of a field -> what was written
+        self.overridden: set[str] = set()  # of these, what an override wrote
         self._read_document()
         for text in overrides:
             self._read_override(text)
@@ -158,6 +159,7 @@ class _Resolver:
         top = [name for name in TOP if name not in SECTIONS]
         if key in paths or key in top:
             self.given[key] = given
+            self.overridden.add(key)
         elif key.startswith("measure."):
             self._override_measure(key.split(".")[1:], given)
         else:
@@ -299,9 +301,11 @@ class _Resolver:
         settings: list[Setting] = []
         origins: list[dict[str, _Given]] = []
         seen: dict[str, int] = {}
+        hidden = set(self.overridden)  # overrides that no variant has let through yet
         for index, variant in enumerate(written.value):
             known = len(self.problems)
-            fields = {**base, **self._variant(index, variant)}
+            own = self._variant(index, variant)
+            fields, hidden = {**base, **own}, hidden & own.keys()
             if len(self.problems) > known:  # what is left of it may repeat another
                 continue
             for setting in self._grid(fields):
@@ -312,6 +316,8 @@ class _Resolver:
                     break
                 settings.append(setting)
                 origins.append(fields)
+        for path in sorted(hidden & base.keys()):
+            self.problems.append(base[path].problem(f"every variant sets {path} itself; change it there, in the file"))
         return settings, origins
 
     def _seeds(self) -> tuple[int, ...]:

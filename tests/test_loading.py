@@ -116,6 +116,18 @@ def test_an_override_of_a_whole_section_shows_how_to_set_its_fields(override, wa
     assert text.endswith(f"set each by itself: {way_out}")
 
 
+def test_an_override_that_every_variant_hides_is_refused():
+    text = "data: digits\nvariants:\n  - {data: digits, train.lr: 0.1}\n  - {data: xor, train: {lr: 0.5}}\n"
+    found = problems_of(text, "train.lr=1", "data=blobs", "train.epochs=3", "seeds=2")
+    assert [(problem.where, problem.message) for problem in found] == [
+        (f"override {override!r}", f"every variant sets {path} itself; change it there, in the file")
+        for override, path in (("data=blobs", "data.name"), ("train.lr=1", "train.lr"))
+    ]
+    one_is_free = text.replace("train.lr: 0.1", "train.epochs: 5")
+    spec = make_spec(one_is_free, "train.lr=1", "seeds=2")
+    assert [setting.train.lr for setting in spec.settings] == [1, 0.5]
+
+
 def test_overrides_pass_the_same_checks():
     found = problems_of("data: digits", "train.lrr=1", "lr=3", "train.lr=-1", "nonsense", "model.norm=ful")
     where = [problem.where for problem in found]
